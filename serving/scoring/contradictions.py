@@ -57,18 +57,22 @@ class ContradictionFinder:
         self._identity = identity
 
     def find(
-        self, events: Sequence[AuditEvent], scores: Scores, flagged: dict[int, Flagged]
+        self,
+        events: Sequence[AuditEvent],
+        scores: Scores,
+        compared: Sequence[Comparison | None],
+        flagged: dict[int, Flagged],
     ) -> list[Flagged]:
         """Contradictions of a batch that are to be raised.
 
         Args:
             events, scores: of the batch.
+            compared: what the monitor said of each event.
             flagged: its unusual actions by their row; those that contradict the rules are marked, and new ones added.
 
         Returns:
             Those of events that have no row, because their request was scored before.
         """
-        compared = self.monitor.compare(events)
         for row, entry in flagged.items():
             one = compared[int(scores.event[row])]
             if one is not None and one.recorded is not None:

@@ -45,6 +45,7 @@ from serving.storage.tables import as_moment
 _log = logging.getLogger("kubehabit.engine")
 
 if TYPE_CHECKING:
+    from detection.authorization.agreement import Comparison
     from detection.detector import Detector, Figures, Scores
     from detection.novelty import HabitTable
     from detection.probation import Verdict
@@ -191,8 +192,9 @@ class Engine:
                     Exception
                 ):  # the verdicts stand, and no event may keep another's alert from being raised
                     _log.exception("a scored batch could not be recorded everywhere")
-            flagged = self._flagged(events, scores, self._rule_hits(events, scores))
-            others = self._contradicted(events, scores, flagged)
+            compared = self._compared(events)
+            flagged = self._flagged(events, scores, self._rule_hits(events, scores, compared))
+            others = self._contradicted(events, scores, compared, flagged)
             served = ServedModel(name=self.model.name, version=self.model.version)
             unusual = [*flagged.values(), *others]
             saved = self._alerts.save(unusual, served, self._allowed(events, scores))
@@ -235,11 +237,23 @@ class Engine:
         who = scores.principal, scores.kind, scores.group
         self.principals.record(*who, moments, scores.surprise, scores.evidence, scores.severity)
 
-    def _rule_hits(self, events: Sequence[AuditEvent], scores: Scores) -> Mapping[int, Sequence[FilteredHit]]:
+    def _compared(self, events: Sequence[AuditEvent]) -> Sequence[Comparison | None]:
+        """What roles and bindings say of each event; nothing without a snapshot of them."""
+        if self.authorization is None:
+            return ()
+        try:
+            return self.authorization.compare(events)
+        except Exception:  # the verdicts stand
+            _log.exception("a batch could not be compared with roles and bindings")
+            return ()
+
+    def _rule_hits(
+        self, events: Sequence[AuditEvent], scores: Scores, compared: Sequence[Comparison | None]
+    ) -> Mapping[int, Sequence[FilteredHit]]:
         if self.rules is None or not len(scores.event):
             return {}
         try:
-            return self.rules.evaluate(events, scores)
+            return self.rules.evaluate(events, scores, compared)
         except Exception:  # the detector's verdicts stand
             _log.exception("rules could not be run over a batch")
             return {}
@@ -267,15 +281,19 @@ class Engine:
         return found
 
     def _contradicted(
-        self, events: Sequence[AuditEvent], scores: Scores, flagged: dict[int, Flagged]
+        self,
+        events: Sequence[AuditEvent],
+        scores: Scores,
+        compared: Sequence[Comparison | None],
+        flagged: dict[int, Flagged],
     ) -> list[Flagged]:
         """As `ContradictionFinder.find`; the verdicts stand whatever happens here."""
-        if self._contradictions is None:
+        if self._contradictions is None or not compared:
             return []
         try:
-            return self._contradictions.find(events, scores, flagged)
+            return self._contradictions.find(events, scores, compared, flagged)
         except Exception:
-            _log.exception("a batch could not be compared with roles and bindings")
+            _log.exception("contradictions to roles and bindings could not be described")
             return []
 
     @property

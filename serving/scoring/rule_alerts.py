@@ -13,12 +13,13 @@ import numpy as np
 
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
-from detection.rules.evaluator import ActedEvents, RuleEvaluator, RuleMemory
+from detection.rules.evaluator import ActedEvents, RuleEvaluator, RuleMemory, authorization_view
 from detection.rules.hit_filter import OUTCOMES, FilteredHit, HitFilter, reported
 from detection.rules.rule_files import RuleSet, read_rules, rule_paths
 from serving.settings import RuleSettings
 
 if TYPE_CHECKING:
+    from detection.authorization.agreement import Comparison
     from detection.detector import Scores
 
 _log = logging.getLogger("kubehabit.rules")
@@ -83,12 +84,18 @@ class RuleAlerts:
         self._evaluator = RuleEvaluator(self.rules.rules.values())
         self._filter = HitFilter()
 
-    def evaluate(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, list[FilteredHit]]:
+    def evaluate(
+        self,
+        events: Sequence[AuditEvent],
+        scores: Scores,
+        compared: Sequence[Comparison | None] = (),
+    ) -> dict[int, list[FilteredHit]]:
         """Hits that are reported, by the row of the action.
 
         Args:
             events: what was given to the detector.
             scores: what it gave back.
+            compared: what roles and bindings say of each event; empty where they were not asked.
         """
         rules = self._current()
         if rules is not self.rules:
@@ -103,7 +110,11 @@ class RuleAlerts:
             own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
         )
         found: dict[int, list[FilteredHit]] = {}
-        for hit in self._evaluator.evaluate(acted):
+
+        def answer(row: int) -> dict[str, str]:
+            return authorization_view(compared[int(scores.event[row])] if compared else None)
+
+        for hit in self._evaluator.evaluate(acted, answer):
             row = hit.row
             kept = self._filter.decide(hit, acted.events[row], acted.principals[row], acted.times[row])
             if reported((kept,)):

@@ -257,8 +257,8 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     ],
     "moment": _moment,
     "object_rows": _object_rows,
-    "people": lambda events: _few(event["record"]["principal"] for event in events),
     "right_rows": _right_rows,
+    "people": lambda events: _few(event["record"]["principal"] for event in events),
     "scalars": lambda model: [
         (name, value)
         for name, value in model.items()

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 
 from data.actions.fields import FIELDS
@@ -22,10 +23,12 @@ from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
 from serving.scoring.erasure import is_in_snapshot, without_person
 from serving.scoring.habit_verdicts import HabitVerdict
+from serving.scoring.rule_alerts import RuleAlerts, RuleFolders
 from serving.scoring.snapshots import restore, take_snapshot
-from serving.settings import AuthorizationSettings
+from serving.settings import AuthorizationSettings, RuleSettings
 from serving.storage.database import AlertStore
 from serving.storage.tables import microseconds
+from tests.detection.rules.rules_for_tests import document
 from tests.serving.conftest import model_info, settle
 from tests.serving.fakes import FakeDetector, decoded, ndjson, raw_event
 from tests.serving.hostile import EVIL
@@ -260,6 +263,27 @@ def test_an_alert_says_that_its_binding_is_young(
     (one,) = alerts(engine)
     assert one.actions[0].allowed_by == 'ClusterRoleBinding "readers" of ClusterRole "reader"'
     assert any("made only 5 minutes before" in reason for reason in one.severity_reasons)
+
+
+def test_rules_see_what_roles_and_bindings_say(
+    store: AlertStore, explainer: Explainer, monitor: AuthorizationMonitor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    rule = document(
+        "by-readers",
+        expression="authorization.outcome == 'agrees' && authorization.binding.contains('readers')",
+        reason="allowed by {{ authorization.binding }}",
+    )
+    (folder / "rule.yaml").write_text(yaml.safe_dump(rule))
+    rules = RuleAlerts(RuleFolders(RuleSettings(shipped=False, folder=folder)).current)
+    engine = Engine(
+        *(FakeDetector(), FIELDS, model_info(), store, explainer), authorization=monitor, rules=rules
+    )
+    engine.score(decoded([allowed(0, reason=BY_READERS)]))
+    (one,) = alerts(engine)
+    assert 'allowed by ClusterRoleBinding "readers" (rule by-readers)' in one.sentence
+    assert one.actions[0].contradiction is None
 
 
 def test_hostile_names_are_visible_in_the_alert(engine: Engine) -> None:

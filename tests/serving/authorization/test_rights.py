@@ -70,7 +70,7 @@ def test_an_incident_says_what_it_was_possible_by_and_what_stops_it(client: Test
     shown = get(client, f"/v1/incidents/{incident['id']}")
     assert shown["timeline"][0]["allowedBy"] == one["allowedBy"][0]
     exported = client.post(f"/v1/incidents/{incident['id']}/evidence").json()
-    assert exported["incident"]["containment"] == found
+    assert exported["content"]["incident"]["containment"] == found
     page = client.post(f"/v1/incidents/{incident['id']}/evidence", params={"form": "html"}).text
     assert "take get secrets out of" in page
     console = VisibleConsole(width=160, record=True, file=io.StringIO())
