@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from detection.fit import ENOUGH, FitTotals, FitVerdict, judge_fit
+from detection.fit import ENOUGH, USUAL, FitTotals, FitVerdict, judge_fit
 from detection.novelty import MATURE
-from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
+from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, HistoryError, connect
 from serving.schemas import ApiModel, clean
 from serving.storage.tables import as_moment, microseconds
 
