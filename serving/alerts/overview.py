@@ -84,7 +84,9 @@ def sum_up(
     length = step // timedelta(microseconds=1)
     begin = microseconds(since) // length * length
     within = (line.first_seen >= begin, line.first_seen < microseconds(until))
-    place = ((line.first_seen - begin) // sa.literal(length, sa.BigInteger)).label("place")
+    # The numbers as text of the query: PostgreSQL takes a parameter that comes twice for two that may differ.
+    since_begin = line.first_seen - sa.literal_column(str(begin), sa.BigInteger)
+    place = (since_begin // sa.literal_column(str(length), sa.BigInteger)).label("place")
     counted = (
         sa.select(place, line.severity, sa.func.count().label("alerts"))
         .where(*within)

@@ -191,7 +191,7 @@ def lines(
         .limit(limit + 1)
     )
     if cursor is not None:
-        at = sa.tuple_(*map(sa.literal, _position(cursor, order)))
+        at = sa.tuple_(*(sa.literal(part, sa.BigInteger) for part in _position(cursor, order)))
         here = sa.tuple_(key, number)
         query = query.where(here < at if descending else here > at)
     found = connection.execute(query).all()

@@ -30,7 +30,7 @@ class OpenIncidents(ApiModel):
     unattended: Annotated[int, Field(description="not acknowledged, and assigned to nobody")]
 
 
-class Sender(ApiModel):
+class EventSender(ApiModel):
     """What one sender sent since the service started."""
 
     name: Annotated[str, Field(description="of its token or certificate, else its address")]
@@ -64,7 +64,7 @@ class IngestReport(ApiModel):
     event_store_behind: Annotated[
         int | None, Field(description="batches; null if the event store is off")
     ] = None
-    senders: list[Sender]
+    senders: list[EventSender]
     sinks: list[SinkBacklog]
 
 
@@ -141,7 +141,7 @@ def _ingest(service: Service) -> IngestReport:
         quarantined=runtime.quarantined(),
         event_store_behind=None if runtime.ingest is None else runtime.ingest.behind(),
         senders=[
-            Sender(
+            EventSender(
                 name=one.name,
                 route=one.route,
                 events=one.events,

@@ -110,7 +110,8 @@ def page_of(
         query = query.where(_SPANS.c.first < microseconds(until))
     number = INCIDENTS.c.number
     if cursor is not None:
-        at = sa.tuple_(*map(sa.literal, _position(cursor, wanted.order)))
+        # As large integers: PostgreSQL would take them for small ones, which no time in microseconds is.
+        at = sa.tuple_(*(sa.literal(part, sa.BigInteger) for part in _position(cursor, wanted.order)))
         here = sa.tuple_(key, number)
         query = query.where(here < at if descending else here > at)
     ordered = (column.desc() if descending else column.asc() for column in (key, number))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 _SPAN_SECONDS = 300
 _STEP_SECONDS = 10
-#: Senders that are told apart; of more, those that were silent longest are forgotten.
+#: Senders that are counted by themselves; of more, those that were silent longest are forgotten.
 _MOST_SENDERS = 50
 
 

@@ -215,7 +215,7 @@ def test_the_theme_that_was_chosen_stays(console: Console, browser: Any) -> None
     visitor.close()
 
 
-def test_a_list_is_narrowed_by_part_of_a_name_judged_in_bulk_and_told_in_the_browsers_time(
+def test_a_list_is_narrowed_by_part_of_a_name_judged_in_bulk_and_shown_in_the_browsers_time(
     console: Console, browser: Any
 ) -> None:
     visitor = Visitor(browser, console.url, zone="Asia/Kolkata")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
+from data.actions.fields import FIELDS
+from serving.alerts.explain.explainer import Explainer
+from serving.alerts.overview import sum_up
 from serving.alerts.query import (
+    AlertLine,
     AlertQuery,
     by_severity,
     feedback_on,
@@ -18,11 +25,14 @@ from serving.alerts.query import (
     whole,
 )
 from serving.incidents.incidents import Asker, Close, Incidents
+from serving.incidents.query import IncidentQuery, open_by_severity, page_of, unattended
 from serving.schemas import Alert
 from serving.scoring.engine import Engine
 from serving.storage.database import AlertStore
 from serving.storage.tables import ALERT_LINES, microseconds
-from tests.serving.fakes import START, decoded, secret_event
+from serving.storage.views import SavedView, remove_view, save_view, saved_views
+from tests.serving.conftest import model_info
+from tests.serving.fakes import START, FakeDetector, decoded, secret_event
 
 
 def raise_alerts(engine: Engine) -> list[Alert]:
@@ -229,3 +239,63 @@ def test_a_store_of_before_is_brought_up_to_date(store_url: str, engine: Engine)
 def test_what_is_empty_does_not_matter(empty: str, engine: Engine, store: AlertStore) -> None:
     raise_alerts(engine)
     assert len(found(store, AlertQuery(text=empty))) == 3
+
+
+def test_sums_orders_and_pages_are_the_same_in_both_databases(store_url: str, explainer: Explainer) -> None:
+    store = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    try:
+        engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
+        alice, bob, carol = (alert.id for alert in raise_alerts(engine))
+        with store.reading() as connection:
+            sums = sum_up(
+                connection,
+                START - timedelta(hours=1),
+                START + timedelta(days=3),
+                timedelta(days=1),
+                {"T1552.007": ("Container API", "Credential Access"), "T1496": ("Hijacking", "Impact")},
+            )
+            assert [one.high for one in sums.over_time] == [1, 1, 1, 0]
+            assert [one.alerts for one in sums.techniques] == [3, 0]
+            assert {one.name for one in sums.namespaces} == {"pay_ments", "payments", "web"}
+            assert open_by_severity(connection)["high"] == unattended(connection) == 3
+            for order, expected in (
+                ("newest", [carol, bob, alice]),
+                ("severity", [carol, bob, alice]),
+                ("oldest", [alice, bob, carol]),
+            ):
+                assert paged(lambda at, by=order: alert_page(connection, by, at)) == expected, order
+            for order, expected in (
+                ("newest", [carol, bob, alice]),
+                ("activity", [carol, bob, alice]),
+                ("severity", [carol, bob, alice]),
+                ("oldest", [alice, bob, carol]),
+            ):
+                wanted = IncidentQuery(order=order, severity="high")  # type: ignore[arg-type]
+                assert paged(lambda at, of=wanted: page_of(connection, of, limit=1, cursor=at)) == expected
+            late = IncidentQuery()
+            found, _ = page_of(connection, late, since=START + timedelta(days=1), limit=9, cursor=None)
+            assert [one.id for one in found] == [carol, bob]
+        with store.transaction() as connection:
+            assert save_view(connection, "alerts", SavedView("mine", "severity=high", "eve"))
+            assert save_view(connection, "alerts", SavedView("mine", "severity=low", "eve"))
+            assert saved_views(connection, "alerts") == [SavedView("mine", "severity=low", "eve")]
+            remove_view(connection, "alerts", "mine")
+            assert saved_views(connection, "alerts") == []
+    finally:
+        store.close()
+
+
+def alert_page(connection: Connection, order: str, cursor: str | None) -> tuple[list[AlertLine], str | None]:
+    return lines(connection, AlertQuery(), order=order, limit=1, cursor=cursor)  # type: ignore[arg-type]
+
+
+def paged(page: Callable[[str | None], tuple[Sequence[Any], str | None]]) -> list[str]:
+    """IDs of all pages, each asked for with the cursor of the one before."""
+    found: list[str] = []
+    cursor: str | None = None
+    while len(found) < 10:
+        rows, cursor = page(cursor)
+        found += [row.id for row in rows]
+        if cursor is None:
+            return found
+    raise AssertionError(found)

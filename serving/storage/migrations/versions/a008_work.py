@@ -15,14 +15,14 @@ _AT_ONCE = 200
 _ADDED = ("assignee", "acknowledged", "outcome")
 
 
-class _Technique(msgspec.Struct):
+class _NamedTechnique(msgspec.Struct):
     id: str
 
 
-class _Extract(msgspec.Struct):
+class _Named(msgspec.Struct):
     """The part of an alert's document that is wanted."""
 
-    techniques: list[_Technique] = []
+    techniques: list[_NamedTechnique] = []
 
 
 def upgrade() -> None:
@@ -58,7 +58,7 @@ def _extracted(connection: sa.Connection) -> Iterator[list[dict[str, object]]]:
         after = found[-1].number
         rows: list[dict[str, object]] = []
         for row in found:
-            part = msgspec.json.decode(row.document, type=_Extract)
+            part = msgspec.json.decode(row.document, type=_Named)
             names = [technique.id for technique in part.techniques]
             rows.append({"number": row.number, "techniques": "\n".join(["", *names, ""]) if names else ""})
         yield rows
