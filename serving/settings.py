@@ -219,7 +219,7 @@ class OidcSettings(_Section):
         return url
 
     @model_validator(mode="after")
-    def _somebody_may(self) -> Self:
+    def _anyone_may(self) -> Self:
         if not self.groups and not self.everyone:
             raise ValueError("nobody could sign in: give groups with their scopes, or scopes for everyone")
         return self

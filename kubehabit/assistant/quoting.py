@@ -1,6 +1,6 @@
 """Answers for an assistant: text that came out of a log is quoted, cut and counted, so that it is read as data.
 
-Whoever sends a request to a cluster chooses texts of its audit log: user agents, names, paths, even audit IDs. An assistant
+Anyone who sends a request to a cluster chooses texts of its audit log: user agents, names, paths, even audit IDs. An assistant
 reads them beside its instructions. So every text is quoted unless its form is known to carry no sentence: times, IDs,
 checksums, and the fixed words of this service.
 """

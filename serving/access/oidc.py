@@ -1,4 +1,4 @@
-"""Sign-in by OpenID Connect: authorization code with PKCE, state and nonce; who somebody is, and which scopes their groups give.
+"""Sign-in by OpenID Connect: authorization code with PKCE, state and nonce; who a person is, and which scopes their groups give.
 
 OpenID Connect Core 1.0 and Discovery 1.0, RFC 7636 (PKCE), RFC 9207 (issuer in the response). The library speaks the protocol
 and checks tokens; this decides whom to ask, binds an answer to the browser that asked, and maps groups to scopes.

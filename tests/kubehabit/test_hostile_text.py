@@ -49,6 +49,7 @@ SILENT = {
         for name in ("check", "report", "role", "whatif", "who-can", "path")
     },
     "backup": "prints folders, sizes and counts",
+    "mcp": "speaks JSON-RPC; texts are quoted by kubehabit.assistant.quoting: see test_mcp.py",
     "restore": "prints folders, sizes and counts",
     **{
         f"bundle {name}": "prints names and keys of the operator's own"
@@ -200,6 +201,13 @@ def principal(shell: Shell) -> None:
 def evidence(shell: Shell) -> None:
     out = shell.folder / EVIL.replace("/", "")
     shell.run("evidence", "--principal", EVIL, "--since", "2026-01-01", "--out", str(out))
+
+
+def monthly(shell: Shell) -> None:
+    out = shell.folder / EVIL.replace("/", "")
+    shell.run("report", "monthly", "--month", "2026-11", "--out", str(out))
+    for file in out.iterdir():
+        assert_visible(file.read_text(encoding="utf-8"))
 
 
 def verify(shell: Shell) -> None:
@@ -396,6 +404,7 @@ CASES: dict[str, Callable[[Shell], None]] = {
     "principals": principals,
     "principal": principal,
     "evidence": evidence,
+    "report monthly": monthly,
     "verify": verify,
 }
 
