@@ -49,6 +49,8 @@ def list_rules(files: _Files = None, config: opt.ServeConfig = None, as_json: op
     """List rules, and files that cannot be used with the reason. Exit status 1 says that there are such files.
 
     Example:  `kubehabit rules list`
+
+    Next:  `kubehabit rules explain NAME`.
     """
     from kubehabit.tables.rules import list_object
 
@@ -66,6 +68,8 @@ def explain(
     """Show one rule: what it is about, when it hits, what it says, and what its tests show.
 
     Example:  `kubehabit rules explain service-external-ips`
+
+    Next:  `kubehabit rules test --log LOG` for what it would have reported.
     """
     from detection.rules.rule import RuleFormError
     from detection.rules.rule_files import read_rule

@@ -48,6 +48,10 @@ SILENT = {
         f"rbac {name}": "see tests/kubehabit/test_rbac.py, whose names are hostile"
         for name in ("check", "report", "role", "whatif", "who-can", "path")
     },
+    **{
+        f"rules {name}": "see tests/kubehabit/test_rules.py, whose names are hostile"
+        for name in ("list", "explain", "test", "import-sigma")
+    },
     "backup": "prints folders, sizes and counts",
     "mcp": "speaks JSON-RPC; texts are quoted by kubehabit.assistant.quoting: see test_mcp.py",
     "restore": "prints folders, sizes and counts",

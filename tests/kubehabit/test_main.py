@@ -38,6 +38,7 @@ COMMANDS = [
     ["who", "touched"],
     ["who", "is", "new", "in"],
     ["events"],
+    *(["rules", name] for name in ("list", "explain", "test", "import-sigma")),
     *(["rbac", name] for name in ("check", "report", "role", "whatif", "who-can", "path")),
     ["test-alert"],
     ["alerts", "list"],
