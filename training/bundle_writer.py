@@ -97,8 +97,8 @@ LSTM autoencoder over the audit log of one Kubernetes cluster. It scores how unl
 - **Flags** an action of a person or pipeline at evidence {of_person:.2f} and of the cluster's own machinery at
   {of_system:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
   false incidents per 10,000 actions of people and pipelines and {system:g} per 1,000,000 of the machinery.
-- **Not for**: other clusters than the one it was trained on; a verdict about a person. What was already happening while it was
-  trained counts as habit.{short}
+- **Not for**: other clusters than the one it was trained on; a verdict about a person. What was done on more than one occasion while
+  it was trained counts as habit; {calibration.left_out or 0:,} actions that stood out on one occasion do not.{short}
 
 | figure | value |
 |---|---|
