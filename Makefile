@@ -14,13 +14,24 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format bench fuzz screenshots lock sbom audit clean
+.PHONY: help demo starter test coverage lint format bench fuzz screenshots lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.train-installed ## the whole story on the shipped recording: learn, serve, catch (about 6 minutes)
 	@$(BIN)/kubehabit demo
+
+starter: $(VENV)/.train-installed ## make the starter model in data/starter again (about 5 minutes)
+	@rm -rf build/starter && mkdir -p build/starter
+	@$(BIN)/kubehabit data simulate --profile recording --principals 64 --days 0.052 --seed 101 --attacks none --out build/starter/one
+	@$(BIN)/kubehabit data simulate --profile recording --principals 64 --days 0.052 --seed 102 --attacks none --out build/starter/two
+	@$(BIN)/kubehabit data simulate --principals 80 --days 3 --seed 21 --attacks none --out build/starter/three
+	@for one in one two three; do \
+	  $(BIN)/kubehabit data build build/starter/$$one/normal.jsonl.zst --trusted-hops 1 --out build/starter/$$one/dataset || exit 1; done
+	@rm -rf data/starter
+	@$(BIN)/kubehabit starter --data build/starter/one/dataset --data build/starter/two/dataset --data build/starter/three/dataset \
+	  --out data/starter --trainer.max_steps 300 --trainer.val_check_interval 300
 
 test: $(VENV)/.dev-installed lint ## what CI runs: lint, types, import boundaries, tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

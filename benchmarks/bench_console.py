@@ -185,13 +185,14 @@ def measure(number: int, repeat: int, folder: Path) -> list[Row]:
     busiest = max(alerts, key=lambda alert: alert.action_count)
     first = engine.incidents.page(limit=1).incidents[0]
     pages = {
-        "alerts, the first page": "/console/",
-        "alerts, a page in the middle": f"/console/?cursor={number // 2}",
-        "alerts, by severity": "/console/?severity=critical",
-        "alerts, by namespace": "/console/?namespace=team-7",
-        "alerts, a search that finds some": "/console/?q=deleted+Secret",
-        "alerts, a search that finds none": "/console/?q=no+alert+has+this+in+it",
-        "alerts, nobody has judged yet": "/console/?verdict=none&state=open",
+        "overview": "/console/",
+        "alerts, the first page": "/console/alerts",
+        "alerts, a page in the middle": f"/console/alerts?cursor={number // 2}",
+        "alerts, by severity": "/console/alerts?severity=critical",
+        "alerts, by namespace": "/console/alerts?namespace=team-7",
+        "alerts, a search that finds some": "/console/alerts?q=deleted+Secret",
+        "alerts, a search that finds none": "/console/alerts?q=no+alert+has+this+in+it",
+        "alerts, nobody has judged yet": "/console/alerts?verdict=none&state=open",
         "an alert": f"/console/alerts/{busiest.id}",
         "incidents": "/console/incidents",
         "an incident": f"/console/incidents/{first.id}",

@@ -3,7 +3,7 @@
 A model is trained on `normal.jsonl.zst` (or named with --model), `labelled.jsonl.zst` is scored with it, and Chromium takes the
 pictures into docs/console, and that of a page of evidence into the folder above. For those of habits two weeks of everyday work
 come first (`benchmarks.console_weeks`). "How long ago" is counted from five minutes after the recording ended, so pictures of
-the same model are the same on any day.
+the same model are the same on any day; but for the overview, which is of the last days by this machine's clock.
 
 Run: python -m benchmarks.console_pictures [--model URI] [--home DIR] [--out DIR]
 """
@@ -39,8 +39,8 @@ from serving.settings import load_settings
 ROOT = Path(__file__).resolve().parent.parent
 LABELLED = ROOT / "data" / "recordings" / "labelled.jsonl.zst"
 #: Bytes of one picture.
-MOST = 200_000
-_WIDE, _PHONE = (1280, 860), (360, 780)
+MOST = 150_000
+_WIDE, _PHONE = (1280, 860), (390, 844)
 _BATCH = 500
 _COLOURS = 256
 
@@ -168,8 +168,12 @@ def take_campaign(model: str, out: Path) -> str:
             minutes=5
         )
         camera = Camera(browser, url, now, out)
-        camera.take("alerts", "/console/")
-        camera.take("alerts-dark", "/console/?severity=high", theme="dark")
+        app.state.service.wait_for_events(60)
+        camera.take("overview", "/console/?days=28", size=(1280, 1180))
+        camera.take("alerts", "/console/alerts")
+        camera.take("incidents", "/console/incidents?order=severity")
+        camera.take("event", f"/console/event?auditID={best.source.audit_id}", size=(1280, 1000))
+        camera.take("alerts-dark", "/console/alerts?severity=high", theme="dark")
         camera.take("alert", f"/console/alerts/{alert.id}", size=(1280, 1180))
         camera.take("word", f"/console/alerts/{alert.id}", size=(1280, 420), hover="h1 .term")
         camera.take("incident", f"/console/incidents/{best.id}", size=(1280, 1100))
@@ -180,9 +184,9 @@ def take_campaign(model: str, out: Path) -> str:
             size=(1280, 1000),
             at="section[aria-labelledby=timeline]",
         )
-        app.state.service.wait_for_events(60)
         camera.take_evidence("evidence", simplest(engine_incidents).id)
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
+        camera.take("phone-overview", "/console/?days=28", size=_PHONE)
     return best.source.principal
 
 
@@ -199,6 +203,7 @@ def take_habits(model: str, out: Path, principal: str) -> None:
         latest = max(alert.last_seen for alert in engine.store.page(limit=100).alerts)
         camera = Camera(browser, url, latest + timedelta(minutes=5), out)
         camera.take("principal", f"/console/principals/{principal}?days=all&step=days", size=(1280, 1560))
+        camera.take("principals", "/console/principals")
         camera.take("model", "/console/model?days=14&per_day=1", size=(1280, 1180))
         asked = {"ask": "touched", "resource": "secret", "namespace": "payments", "since": "520w"}
         camera.take("search", "/console/search?" + urlencode(asked))

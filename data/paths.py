@@ -14,6 +14,8 @@ from data.errors import KubehabitError
 
 #: Folder of models and files of runs, beside a SQLite store.
 ARTIFACTS = "mlartifacts"
+#: What commands call the model that is installed with kubehabit.
+STARTER = "starter"
 
 
 def home() -> Path:
@@ -47,6 +49,16 @@ def shipped(name: str) -> dict[str, Any]:
     """Content of a YAML file of the `configs` package, by file name."""
     content: dict[str, Any] = yaml.safe_load(files("configs").joinpath(name).read_text("utf-8"))
     return content
+
+
+def starter_bundle() -> Path:
+    """Folder of the bundle of the starter model; KubehabitError if this installation lacks it."""
+    folder = Path(str(files("data") / "starter"))
+    if not (folder / "bundle.json").is_file():
+        raise KubehabitError(
+            f"The starter model is not in {folder}: install kubehabit again, or make it: make starter"
+        )
+    return folder
 
 
 def given(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ habits.npy        counts of past actions, uint64 [K, 2]
 warmup.npz        last actions of each principal in training: the context of its first live action
 card.md           model card
 self_test.npz     a few windows with the errors that torch computed; absent from older bundles
+weights.npz       parameters of the network by name, for a warm start; absent from older bundles, not read by serving
 checksums.json    SHA-256 of each file above; written last
 checksums.json.sig  raw Ed25519 signature of checksums.json, in a bundle that was signed; `openssl pkeyutl -rawin` makes the same
 
@@ -45,7 +46,9 @@ FILES = (
     *("bundle.json", "calibration.json", "sensitivity.json", "model.onnx", "habits.npy", "warmup.npz"),
     "card.md",
 )
-OPTIONAL = ("newest.onnx", PARITY_FILE)
+#: Parameters of the network, by name.
+WEIGHTS = "weights.npz"
+OPTIONAL = ("newest.onnx", PARITY_FILE, WEIGHTS)
 
 
 CHECKSUMS, SIGNATURE = "checksums.json", "checksums.json.sig"
@@ -222,6 +225,17 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX graph."""
         return self.path / "model.onnx"
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The parameters of the network, an `.npz` of arrays; None in older bundles."""
+        path = self.path / WEIGHTS
+        return path if path.is_file() else None
+
+    @property
+    def is_starter(self) -> bool:
+        """Whether it is for clusters that it was not trained on: it knows no principal."""
+        return bool(self.meta.get("starter"))
 
     @property
     def newest_path(self) -> Path | None:

@@ -353,7 +353,10 @@ class Detector:
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
         excepted = self._excepted(batch, who)
         undo.callback(self.probation.checkpoint(names))
-        judge = ActionJudge(calibration, vocabulary, self.habits, self.accumulator, self.probation)
+        judge = ActionJudge(
+            *(calibration, vocabulary, self.habits, self.accumulator, self.probation),
+            learning=self.bundle.is_starter,
+        )
         judged = judge.judge(
             ActionColumns(
                 who.names,

@@ -21,6 +21,7 @@ from detection.calibration import ActionEvidence, ActionFeatures, Calibration
 from detection.evidence import Accumulator
 from detection.novelty import HabitTable, PriorCounts, counted_levels, roots
 from detection.probation import HeldRows, Probation, Repeat, deed_hash
+from detection.youth import ClusterYouth, short_history
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -140,6 +141,7 @@ class ActionJudge:
     Args:
         calibration, vocabulary: of the bundle.
         habits, accumulator, probation: the state that it reads and changes.
+        learning: the model is a starter: first actions count for nothing until there are peers to be compared with.
     """
 
     def __init__(
@@ -149,12 +151,15 @@ class ActionJudge:
         habits: HabitTable,
         accumulator: Accumulator,
         probation: Probation,
+        *,
+        learning: bool = False,
     ) -> None:
         self._calibration = calibration
         self._vocabulary = vocabulary
         self._habits = habits
         self._accumulator = accumulator
         self._probation = probation
+        self._youth = ClusterYouth(habits) if learning else None
 
     def judge(self, actions: ActionColumns, undo: ExitStack) -> Judgement:
         """Judge actions in order; `undo` gets what takes the habits back (not the sums and the probation)."""
@@ -189,6 +194,11 @@ class ActionJudge:
             if view is not None:
                 nothing = view.normal | (view.crowded & (part.excepted >= 0))
                 new[nothing] = wrong[nothing] = 0.0
+            if self._youth is not None:
+                new -= short_history(seen.actions)
+                new[new <= self._calibration.gate] = 0.0
+                young = self._youth.young(part.kinds, seen.actions)
+                new[young] = wrong[young] = 0.0
             adds = (new > 0) | (wrong > 0)
             upto, stop, news = len(part), None, None
             changes = self._changes(part, view, adds)
@@ -210,6 +220,8 @@ class ActionJudge:
             )
             if hit is not None:
                 upto = hit + 1
+            if self._youth is not None:
+                observed.callback(self._youth.count(part.kinds[:upto], seen.actions[:upto]))
             judged = self._columns(part, seen, features, weighed, sums, upto)
             if hit is None and stop is None:
                 self._remember(part, known, held, adds, upto)

@@ -219,6 +219,11 @@ class HabitTable:
     def _keys_of_others(group: int, attributes: Hashes) -> Hashes:
         return np.concatenate([mix(mix(_PEERS, np.uint64(group)), attributes), mix(_ANYONE, attributes)])
 
+    def tally(self, keys: Hashes) -> Callable[[], None]:
+        """Count keys that are nobody's own; returns what undoes that. Their counts are those of `counts`."""
+        self._table.add(keys)
+        return lambda: self._table.subtract(keys)
+
     def pop(self, principals: Hashes) -> OwnHabits:
         """Remove the entries of some principals, by stable hash, and return them. Walks the whole table."""
         goes = np.zeros(len(self._owners), bool)

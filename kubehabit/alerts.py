@@ -22,7 +22,7 @@ app = opt.room(
 )
 _FILTERS = query_command(
     "serving.alerts.query:AlertListQuery",
-    ("severity", "principal", "namespace", "state", "verdict", "text", "since"),
+    ("severity", "principal", "namespace", "state", "verdict", "technique", "text", "since", "until"),
 )
 
 

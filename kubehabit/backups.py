@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from kubehabit import options as opt
+from kubehabit.interruption import interruptible
 
 app = opt.room("")
 
 
 @app.command("backup")
+@interruptible(
+    "The copy is not complete and has no backup.json: remove it, or name another folder, and start again."
+)
 def backup(
     out: Annotated[Path, opt.Out],
     config: opt.ServeConfig = None,
@@ -44,6 +48,7 @@ def backup(
 
 
 @app.command("restore")
+@interruptible("What was restored so far is not complete: empty the home and start again.")
 def restore(
     folder: Annotated[
         Path, typer.Argument(help="Folder that `kubehabit backup` made.", exists=True, file_okay=False)

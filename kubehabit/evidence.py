@@ -36,6 +36,9 @@ def evidence(
         str, typer.Option("--note", help="Reason for the export; kept in the ledger.", show_default=False)
     ] = "",
     out: Annotated[Path, opt.Out] = Path("evidence"),
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Also print the page to PDF, with the Chromium of this machine.")
+    ] = False,
     url: opt.Url = None,
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
@@ -44,14 +47,16 @@ def evidence(
     """Export evidence: the original events with checksums and proof, the alerts, the model, and who exported it when.
 
     For an incident it also holds the report: where it began, how it spread, what was touched, what followed. Writes a JSON
-    file that can be verified anywhere, and an HTML page to read and print, which contains that file. The export itself is
-    noted in the store's ledger. Reads a running service, or with --local its files on this machine.
+    file that can be verified anywhere, an HTML page to read and print (a summary, and an annex of tables), which contains that
+    file, and the events as CSV. The export is noted in the store's ledger. Reads a running service, or with --local its files
+    on this machine.
 
     Example:  `kubehabit evidence --incident 7d0c6a1f52b8e934 --note "Case 2026-117" --out evidence`
 
     Next:  `kubehabit verify evidence/….json`
     """
     from kubehabit.client import evidence as client
+    from kubehabit.client.printing import print_to_pdf
     from serving.forensics.evidence.export import Subject
 
     wanted = Subject(
@@ -72,7 +77,11 @@ def evidence(
     path, events, missing = client.write(made, incident, out)
     if missing:
         opt.say(f"{missing:,} of the requests asked for are not in the store; the file names them.", err=True)
-    opt.say(f"{events:,} events: {path}.html to read and print, {path}.json with the proof.")
+    opt.say(
+        f"{events:,} events: {path}.html to read and print, {path}.json with the proof, {path}.csv as a table."
+    )
+    if pdf:
+        opt.say(f"Printed: {print_to_pdf(path.with_name(path.name + '.html'))}")
     opt.say(f"Next: kubehabit verify {path}.json")
 
 

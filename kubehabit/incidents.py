@@ -7,43 +7,50 @@ from typing import Annotated, Literal
 import typer
 
 from kubehabit import options as opt
+from kubehabit.filters import query_command
 
 app = opt.room(
     """
     Read incidents and decide on them. Without a command: list them.
 
-    `kubehabit incidents --state open`
+    `kubehabit incidents --state open --severity high`
+
+    `kubehabit incidents list --help` explains every filter.
     """,
     cls=opt.ListsByDefault,
 )
 IncidentID = Annotated[str, typer.Argument(metavar="ID", help="ID of the incident.")]
 
 
-@app.command("list")
+_FILTERS = query_command(
+    "serving.incidents.query:IncidentListQuery",
+    (
+        *("state", "severity", "principal", "namespace", "assignee", "outcome", "text", "order"),
+        *("since", "until"),
+    ),
+)
+
+
+@app.command("list", cls=_FILTERS)
 def incidents_list(
-    state: Annotated[
-        Literal["open", "closed", "merged"] | None,
-        typer.Option("--state", help="State of the incident."),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", help="Largest number of incidents, newest first.", min=1, max=200)
-    ] = 50,
-    cursor: opt.Cursor = None,
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of incidents.", min=1, max=200)] = 50,
+    cursor: opt.TextCursor = None,
     url: opt.Url = None,
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """List incidents, newest first.
+    """List incidents, newest first unless --order says otherwise. All filters must match, as in the console's list.
 
     Reads a running service, or with --local its files on this machine.
 
-    Example:  `kubehabit incidents list --state open`
+    Example:  `kubehabit incidents list --state open --severity high --namespace payments --since 7d`
 
     Next:  `kubehabit incidents show ID`.
     """
-    source = opt.alert_source(url, local, config)
-    answer = source.get("incidents", state=state, limit=limit, cursor=cursor)
+    filters = ctx.obj.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    answer = opt.alert_source(url, local, config).get("incidents", **filters, limit=limit, cursor=cursor)
     opt.show(answer, "alerts.incidents_table", as_json)
 
 
@@ -65,6 +72,29 @@ def incidents_show(
     """
     answer = opt.alert_source(url, local, config).get("incidents", incident_id)
     opt.show(answer, "alerts.incident_page", as_json)
+
+
+@app.command("containment")
+def incidents_containment(
+    incident_id: IncidentID,
+    days: Annotated[
+        float,
+        typer.Option("--days", help="Days before it whose use of rights is kept.", min=0.01, max=36_500),
+    ] = 7,
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show which bindings made an incident possible, and the smallest change of RBAC that would have stopped it.
+
+    The change takes nothing away that was in use before; it is printed as YAML, and nothing is applied. Asks a running service
+    with authorization.snapshot and its event store.
+
+    Example:  `kubehabit incidents containment 7d0c6a1f52b8e934`
+
+    Next:  read the YAML, then `kubectl apply --dry-run=server -f -` with it.
+    """
+    answer = opt.remote(url).get("incidents", incident_id, "containment", days=days)
+    opt.show(answer, "rights.containment_page", as_json)
 
 
 def _decide(url: str | None, incident_id: str, action: str, body: dict[str, object], as_json: bool) -> None:

@@ -27,12 +27,17 @@ class _Unreadable:
 
 def read_all(logs: Sequence[Path]) -> Iterator[AuditEvent]:
     """Events of logs, in their order; what cannot be read is counted on standard error."""
+    for chunk in chunks(logs):
+        yield from chunk
+
+
+def chunks(logs: Sequence[Path]) -> Iterator[Sequence[AuditEvent]]:
+    """The same, some events at a time."""
     from data.events.reader import read_events
 
     unreadable = _Unreadable()
     for log in logs:
-        for chunk in read_events(log, unreadable):
-            yield from chunk
+        yield from read_events(log, unreadable)
     if unreadable.count:
         opt.say(
             f"{unreadable.count:,} records could not be read: `kubehabit data inspect` says why.", err=True

@@ -24,6 +24,9 @@ from kubehabit import (
     models,
     privacy,
     rbac,
+    report,
+    retrain,
+    rules,
     serve,
     signing,
     sinks,
@@ -155,6 +158,7 @@ def demo(
 app.add_typer(data.app, name="data")
 app.add_typer(train.app)
 app.add_typer(models.app)
+app.add_typer(retrain.app)
 app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
@@ -167,9 +171,11 @@ app.add_typer(allow.app, name="allow")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(rbac.app, name="rbac")
+app.add_typer(rules.app, name="rules")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
 app.add_typer(mcp.app)
+app.add_typer(report.app, name="report")
 app.add_typer(privacy.app, name="privacy")
 
 

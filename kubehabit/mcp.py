@@ -28,7 +28,7 @@ def serve_assistant(
         bool,
         typer.Option(
             "--allow-writes",
-            help="Also offer tools that decide: verdicts, notes, closing incidents. The token needs the scope admin.",
+            help="Also offer tools that decide: verdicts, notes, closing incidents. The token needs the scope analyst.",
         ),
     ] = False,
     by: Annotated[
@@ -46,9 +46,10 @@ def serve_assistant(
     Next:  docs/mcp.md has the configuration of common assistants.
     """
     from kubehabit.assistant.mcp_server import build_server
+    from kubehabit.assistant.proof_tools import ProofTools
     from kubehabit.assistant.read_tools import ReadTools
     from kubehabit.assistant.write_tools import WriteTools
 
     service = opt.remote(url)
     writes = WriteTools(service, by) if allow_writes else None
-    build_server(ReadTools(service, rbac), writes).run("stdio")
+    build_server(ReadTools(service), ProofTools(service, rbac), writes).run("stdio")

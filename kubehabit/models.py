@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kubehabit import options as opt
+from kubehabit.interruption import interruptible
 
 app = opt.room("")
 
 
 @app.command("evaluate")
+@interruptible("Nothing was changed, and no figures were written: start it again.")
 def evaluate(
     log: Annotated[Path, opt.file_option("--log", "Audit log to evaluate on.")],
     labels: Annotated[Path | None, opt.Labels] = None,
@@ -33,36 +34,21 @@ def evaluate(
 
     Next:  `kubehabit serve`, if the figures are good enough to be woken up by.
     """
+    from kubehabit.tables.evaluation import evaluation_screen
+    from kubehabit.tables.screen import show
     from training.evaluation.evaluate import evaluate as judge_model
 
     figures = judge_model(model, log, labels, data=data, transplants=transplants, report=report)
     if as_json:
         opt.print_json(figures)
     else:
-        _print_figures(figures)
+        show(*evaluation_screen(figures))
     if report is not None:
         typer.echo(f"Report: {report}", err=True)
 
 
-def _print_figures(figures: Mapping[str, Any]) -> None:
-    """Single figures one a line, one line for each scenario, and the strict figures."""
-    from kubehabit.tables.evaluation import alone_screen
-    from kubehabit.tables.screen import show
-
-    for name, value in figures.items():
-        if isinstance(value, bool | int | str) or value is None:
-            opt.say(f"  {name:<32} {value}")
-        elif isinstance(value, float):
-            typer.echo(f"  {name:<32} {value:.4g}")
-    for run in figures.get("runs", []):
-        what = "look-alike" if run["kind"] != "attack" else run["class"]
-        verdict = "caught" if run["detected"] else "-"
-        opt.say(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
-    if "alone" in figures:
-        show(alone_screen(figures["alone"]))
-
-
 @app.command("ablate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@interruptible("Finished variants are kept: the same command goes on with the next.")
 def ablate(
     ctx: typer.Context,
     data: Annotated[Path | None, opt.Dataset] = None,
@@ -127,6 +113,7 @@ def ablate(
 
 
 @app.command("promote")
+@interruptible("No decision was made, and the champion is the one from before: start it again.")
 def promote(
     log: Annotated[
         list[Path] | None, opt.file_option("--log", "Labelled audit log; may be repeated.")
@@ -193,6 +180,7 @@ def promote(
 
 
 @app.command("drift")
+@interruptible("Nothing was kept: start it again.")
 def drift(
     log: opt.Log,
     model: opt.Model = opt.CHAMPION,

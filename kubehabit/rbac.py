@@ -34,6 +34,9 @@ _RBAC = Annotated[
         show_default=False,
     ),
 ]
+_Sarif = Annotated[
+    bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning, instead of a table.")
+]
 _User = Annotated[
     str,
     typer.Argument(metavar="USER", help="User name as the log has it, such as system:serviceaccount:web:ci."),
@@ -45,7 +48,7 @@ _Groups = Annotated[
 
 
 @app.command("check")
-def check(logs: opt.Logs, rbac: _RBAC, as_json: opt.AsJson = False) -> None:
+def check(logs: opt.Logs, rbac: _RBAC, as_json: opt.AsJson = False, as_sarif: _Sarif = False) -> None:
     """Check a log against RBAC: requests that were allowed though nothing allows them, and other contradictions.
 
     A contradiction is proof, not a suspicion: either the API server let a request past a check, or RBAC was changed without a
@@ -54,7 +57,7 @@ def check(logs: opt.Logs, rbac: _RBAC, as_json: opt.AsJson = False) -> None:
 
     Example:  `kubehabit rbac check audit.log.gz --rbac rbac.json`
 
-    Next:  `kubehabit forensics timeline USER` for each user it names.
+    Next:  `kubehabit events --principal USER` for each user it names.
     """
     from detection.authorization.agreement import agree
     from detection.authorization.authorizer import Authorizer
@@ -62,12 +65,16 @@ def check(logs: opt.Logs, rbac: _RBAC, as_json: opt.AsJson = False) -> None:
     from detection.authorization.node_authorizer import NodeAuthorizer
     from detection.authorization.node_graph import NodeGraph
     from kubehabit.tables.rbac import check_object, check_screen
+    from kubehabit.tables.rbac_sarif import check_sarif
 
     graph = NodeGraph()
     known, follower = read_rbac(rbac, graph)
     authorizer = Authorizer(known, NodeAuthorizer(graph))
     found = check_object(agree(read_all(logs), authorizer, follower))
-    _show(found, check_screen(found), as_json)
+    if as_sarif:
+        opt.print_json(check_sarif(found, rbac))
+    else:
+        _show(found, check_screen(found), as_json)
     raise typer.Exit(1 if found["contradictions"] else 0)
 
 
@@ -80,6 +87,7 @@ def report(
         typer.Option("--user", help="Only this user; can be repeated. Default: all of the log."),
     ] = None,
     as_json: opt.AsJson = False,
+    as_sarif: _Sarif = False,
 ) -> None:
     """Report rights that were granted and never used in a log, those that lead to others first.
 
@@ -91,13 +99,17 @@ def report(
     from detection.authorization.least_privilege import granted_rights
     from detection.authorization.usage import count_usage
     from kubehabit.tables.rbac import report_object, report_screen
+    from kubehabit.tables.rbac_sarif import report_sarif
 
     known, follower = read_rbac(rbac)
     usage = count_usage(following(logs, follower))
     names = [name for name in sorted(usage) if not user or name in user]
     found = [report_object(name, granted_rights(known, name, usage[name])) for name in names]
     found.sort(key=lambda one: -one["riskyUnused"])
-    _show(found, report_screen(found, whole=bool(user)), as_json)
+    if as_sarif:
+        opt.print_json(report_sarif(found, rbac))
+    else:
+        _show(found, report_screen(found, whole=bool(user)), as_json)
 
 
 @app.command("role")
@@ -196,11 +208,7 @@ def who_can(
     from detection.authorization.requests import AccessRequest
     from kubehabit.tables.rbac_changes import who_can_rows, who_can_screen
 
-    what, _, group = resource.partition(".")
-    base, _, subresource = what.partition("/")
-    request = AccessRequest(verb, None, group, base, subresource, namespace, name)
-    if resource.startswith("/"):
-        request = AccessRequest(verb, resource)
+    request = AccessRequest.from_words(verb, resource, namespace, name)
     found = who_can_rows(read_rbac(rbac)[0], request)
     _show(found, who_can_screen(str(request), found), as_json)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kubehabit import options as opt
+from kubehabit.interruption import interruptible
 
 app = opt.room("")
 
@@ -37,6 +38,7 @@ def serve(
 
 
 @app.command("send")
+@interruptible("What the service took stays there: send the same files again, it recognises what it has.")
 def send(logs: opt.Logs, url: opt.Url = None, as_json: opt.AsJson = False) -> None:
     """Send logs to a running service once, for example to fill a gap; a batch that meets a busy service is sent again.
 
@@ -67,6 +69,7 @@ def send(logs: opt.Logs, url: opt.Url = None, as_json: opt.AsJson = False) -> No
 
 
 @app.command("score")
+@interruptible("Nothing is stored by scoring a file: start it again.")
 def score(log: opt.Log, model: opt.Model = opt.CHAMPION, as_json: opt.JsonLines = False) -> None:
     """Score one log file from beginning to end and print its alerts. Nothing is stored, no server is needed.
 

@@ -33,8 +33,8 @@ def token_create(
         list[str],
         typer.Option(
             "--scope",
-            help="What it may do: ingest (send events), read (alerts, principals, model, metrics) or admin (feedback and every "
-            "other change). May be repeated.",
+            help="What it may do: ingest (send events), read (alerts, principals, model, metrics), analyst (read, verdicts and "
+            "work on incidents) or admin (an analyst's decisions and every other change). May be repeated.",
             show_default=False,
         ),
     ],

@@ -89,6 +89,44 @@ def train(
         typer.echo("Next: kubehabit serve, or kubehabit evaluate --log LOG --labels LABELS.json")
 
 
+@app.command("starter", context_settings=_TO_LIGHTNING)
+def starter(
+    ctx: typer.Context,
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            "--data",
+            help="Dataset of one cluster, made by `kubehabit data build`; repeat it for each cluster.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    out: Annotated[Path, opt.Out],
+    config: Annotated[
+        Path | None, opt.yaml_option("--config", "train.yaml", "Settings of the training")
+    ] = None,
+) -> None:
+    """Train a starter model on what several clusters have in common, for clusters of which nothing is known yet.
+
+    It knows no principal, and no value of a field that is one cluster's own. A service without a champion serves the one that is
+    installed with kubehabit; trainings can start from the folder of this one. Any further option goes to Lightning's own command
+    line and overrides the YAML.
+
+    Example:  `kubehabit starter --data west/dataset --data east/dataset --out starter`
+
+    Next:  `kubehabit train --data DIR --warm-start starter`, or `kubehabit score LOG --model starter`.
+    """
+    from training.starter.starter import train_starter
+
+    with interruptible("Nothing was written."):
+        result = train_starter(
+            data, out, config=config or opt.shipped("train.yaml"), overrides=list(ctx.args)
+        )
+    for name, value in sorted(result.metrics.items()):
+        typer.echo(f"  {name:<40} {value:.6g}")
+    typer.echo(f"Bundle: {result.path} ({result.checksum[:12]})")
+
+
 @app.command("tune", context_settings=_TO_LIGHTNING)
 def tune(
     ctx: typer.Context,

@@ -17,11 +17,15 @@ from serving.api import forensics
 from serving.api import model as model_routes
 from serving.api import principals as history
 from serving.api.alerts import add_alert_routes
+from serving.api.authorization import add_authorization_routes
 from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
+from serving.api.names import add_name_routes
+from serving.api.overview import add_overview_routes
 from serving.api.principals import FreshHistory
+from serving.api.rules import add_rule_routes
 from serving.api.score import add_score_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
@@ -99,8 +103,12 @@ def create_app(
     add_alert_routes(app, service)
     add_feedback_routes(app, service)
     add_exception_routes(app, service)
+    add_rule_routes(app, service)
     add_health_routes(app, service)
+    add_overview_routes(app, service)
+    add_name_routes(app, service)
     add_incident_routes(app, service)
+    add_authorization_routes(app, service)
     history.add_routes(app, service)
     model_routes.install(app, service)
     forensics.add_routes(app, service)

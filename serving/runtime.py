@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, DeadLetter
+from data.signing_keys import make_keys
 from serving.alerts.stream import Stream
 from serving.authorization.monitor import MonitorFigures
 from serving.delivery.dispatcher import Dispatcher
@@ -31,7 +33,7 @@ from serving.scoring.journal import Journal
 from serving.scoring.pipeline import Pipeline
 from serving.scoring.quarantine import Quarantine
 from serving.scoring.verdicts import Batch
-from serving.settings import Settings
+from serving.settings import EventSettings, Settings
 from serving.storage.database import StoreError
 from serving.storage.retention import Retention
 from serving.telemetry.metrics import Metrics
@@ -53,6 +55,7 @@ class Runtime:
         dispatcher: sends alerts; None without sinks.
         watch: follows the registry; None for a model from a folder.
         trimmer: gives free memory back to the system.
+        quarantined: number of batches that are set aside because they ended the process.
     """
 
     engine: Engine
@@ -63,6 +66,7 @@ class Runtime:
     watch: ModelWatch | None
     retention: Retention
     trimmer: Worker
+    quarantined: Callable[[], int]
 
     def close(self) -> None:
         """Finish the batch in progress and close everything; what feeds a part is closed before it."""
@@ -96,7 +100,7 @@ def build(service: Service, engine: Engine) -> Runtime:
     ingest = None
     if settings.events.enabled:
         ingest = EventIngest(
-            partial(EventStore, settings.events),
+            partial(EventStore, _with_signing_key(settings.events)),
             journal,
             scored=lambda: pipeline.position,
             queued=lambda: pipeline.backlog().batches > 0,
@@ -131,6 +135,7 @@ def build(service: Service, engine: Engine) -> Runtime:
         watch=ModelWatch(settings, engine, metrics, pipeline) if follows else None,
         retention=Retention(engine.store),
         trimmer=Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS),
+        quarantined=lambda: len(quarantine),
     )
 
     pipeline.start(checkpointer.restore())
@@ -146,7 +151,26 @@ def build(service: Service, engine: Engine) -> Runtime:
     metrics.quarantine(lambda: len(quarantine))
     authorization = engine.authorization
     metrics.authorization(lambda: MonitorFigures() if authorization is None else authorization.figures)
+    rules = engine.rules
+    if rules is None:
+        metrics.rules(list, lambda: 0)
+    else:
+        metrics.rules(rules.figures, lambda: len(rules.rules.broken))
     return runtime
+
+
+def _with_signing_key(settings: EventSettings) -> EventSettings:
+    """The settings of the event store, with a key for its ledger: one is made at the first start if none is named."""
+    key = settings.default_signing_key
+    if settings.signing_key is None and not key.exists():
+        try:
+            key.parent.mkdir(parents=True, exist_ok=True)
+            public = make_keys(key)
+        except (OSError, KubehabitError) as error:
+            _log.warning("the event store's ledger is not signed", extra={"reason": str(error)})
+            return settings
+        _log.info("made a key that signs the event store's ledger", extra={"public": str(public)})
+    return settings.with_key()
 
 
 def _depths(outbox: Outbox) -> Mapping[str, tuple[int, float]]:
@@ -174,6 +198,7 @@ class _Announcer:
         metrics = self.service.metrics
         metrics.batch(
             scored=batch.scored,
+            counts=batch.counts,
             folded=batch.events - batch.scored,
             repeated=repeated,
             refused=len(batch.refused) + batch.dropped,

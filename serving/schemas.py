@@ -224,6 +224,10 @@ class Action(EventSummary):
     contradiction: Annotated[
         Contradiction | None, Field(description="set if the log contradicts the cluster's own rules")
     ] = None
+    binding_made: Annotated[
+        datetime | None,
+        Field(description="when the binding that allowed it was made, if that is known and was within a day"),
+    ] = None
     fields: list[FieldSurprise] = []
     habits: list[Novelty] = []
     rules: Annotated[list[RuleMatch], Field(description="rules that it matched (docs/rules.md)")] = []
@@ -420,7 +424,12 @@ class ModelInfo(ApiModel):
 
     name: str
     version: str
-    source: Literal["registry", "cache", "folder"]
+    source: Annotated[
+        Literal["registry", "cache", "folder", "starter"],
+        Field(
+            description="`starter`: the model installed with kubehabit, while the registry has no champion"
+        ),
+    ]
     notice: str | None = None
     fields: list[str]
     loaded: datetime

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -35,7 +36,7 @@ LEAST_SCALE, MOST_SCALE = 0.3, 10.0
 _MOST = 1_000_000_000
 _MOST_DAYS = 36_500
 
-AccessScope = Literal["ingest", "read", "admin"]
+AccessScope = Literal["ingest", "read", "analyst", "admin"]
 
 
 class _Section(BaseModel):
@@ -59,6 +60,8 @@ class ModelSettings(_Section):
     name: str = "kubehabit"
     alias: str = "champion"
     challenger: Annotated[str | None, Field(min_length=1)] = None
+    starter: bool = True
+    starter_trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
     watch_seconds: Annotated[float, Field(ge=0, le=_MOST)] = 30
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -190,6 +193,38 @@ class CertificateSettings(_Section):
         return self
 
 
+class OidcSettings(_Section):
+    """Sign-in to the console by OpenID Connect: the provider, and which scopes its groups give."""
+
+    issuer: str
+    client_id: Annotated[str, Field(min_length=1, max_length=512)]
+    client_secret: Annotated[SecretStr | None, Field(min_length=1)] = None
+    public_url: str
+    name: Annotated[str, Field(min_length=1, max_length=64)] = "single sign-on"
+    request: tuple[str, ...] = ("profile", "email", "groups")
+    name_claim: Annotated[str, Field(min_length=1)] = "email"
+    groups_claim: Annotated[str, Field(min_length=1)] = "groups"
+    groups: dict[str, tuple[AccessScope, ...]] = {}
+    everyone: tuple[AccessScope, ...] = ()
+    ca: Path | None = None
+
+    @field_validator("issuer", "public_url")
+    @classmethod
+    def _is_https(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.query or parts.fragment or not parts.hostname:
+            raise ValueError("give an address such as https://login.example, without query and fragment")
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+            raise ValueError("must be https: names and codes would cross the network in the clear")
+        return url
+
+    @model_validator(mode="after")
+    def _somebody_may(self) -> Self:
+        if not self.groups and not self.everyone:
+            raise ValueError("nobody could sign in: give groups with their scopes, or scopes for everyone")
+        return self
+
+
 class AccessLogSettings(_WithPath):
     """The access log."""
 
@@ -203,6 +238,7 @@ class AccessSettings(_Section):
 
     tokens: Path | None = None
     certificates: list[CertificateSettings] = []
+    oidc: OidcSettings | None = None
     rates: RateSettings = RateSettings()
     log: AccessLogSettings = AccessLogSettings()
 
@@ -275,6 +311,16 @@ class EventSettings(_WithPath):
     def resolved_path(self) -> Path:
         """Folder of the store."""
         return super().resolved_path.absolute()
+
+    @property
+    def default_signing_key(self) -> Path:
+        """The key that the service makes for itself at its first start, if none is named."""
+        return home() / "ledger.key"
+
+    def with_key(self) -> Self:
+        """The same settings, which name the default key if none is named and it exists."""
+        key = self.signing_key or self.default_signing_key
+        return self.model_copy(update={"signing_key": key}) if key.exists() else self
 
     @property
     def max_bytes(self) -> int:
@@ -389,8 +435,14 @@ class Settings(BaseSettings):
 
     @property
     def guarded(self) -> bool:
-        """Whether callers must authenticate: there is a token, a tokens file, or a list of certificates."""
-        return self.token is not None or self.access.has_tokens or bool(self.access.certificates)
+        """Whether callers must authenticate: there is a token, a tokens file, a list of certificates, or a sign-in."""
+        access = self.access
+        return (
+            self.token is not None
+            or access.has_tokens
+            or bool(access.certificates)
+            or access.oidc is not None
+        )
 
     @property
     def on_loopback(self) -> bool:

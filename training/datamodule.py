@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.arrays import Floats, Ints
+from data.arrays import Floats, Ints, runs
 from data.dataset.table import ActionTable, load
 from data.principals.identity import KINDS
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
@@ -116,7 +116,8 @@ class ActionWindows(lightning.LightningDataModule):
         self.groups = len(self.table.principals.groups)
         weights = dict.fromkeys(KINDS, 1.0) | (kind_weights or {})
         end = self.table.windows["train"][:, 0]
-        who = self.table.principal[end]
+        starts, sizes = runs(self.table.name)  # of rows of one principal, which lie together
+        who = np.repeat(np.arange(len(starts)), sizes)[end]
         share = np.bincount(who).astype(np.float64)[who] ** (balance - 1.0)
         share *= np.array([weights[kind] for kind in self.table.kind[end]])
         taught = self.learned.weights if self.learned else np.empty(0)

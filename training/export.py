@@ -56,8 +56,8 @@ def export(model: Autoencoder, path: Path) -> None:
     example = (
         torch.zeros(2, 3, fields, dtype=torch.int64),
         torch.tensor([3, 2]),
+        torch.zeros_like(pair),  # a starter model knows no principal
         pair,
-        pair.clone(),
         torch.arange(2),
     )
     axes = {

@@ -50,7 +50,7 @@ class ModelConfig:
     groups: int
     window: int = 16
     embedding: int = 16
-    hidden: int = 128
+    hidden: int = 112
     bottleneck: int = 32
     condition: int = 32
     depth: int = 4
@@ -160,9 +160,9 @@ def field_nll(logits: Tensor, targets: Tensor, sizes: tuple[int, ...]) -> Tensor
 
 def mixed(rebuilt: Tensor, predicted: Tensor, share: Tensor) -> Tensor:
     """log(share * exp(rebuilt) + (1 - share) * exp(predicted)) of log-probabilities and a share, all of one shape."""
-    rebuilt = rebuilt + torch.log(share)
-    # log(exp(a) + exp(b)), which ONNX has no operator for
-    return rebuilt + functional.softplus(predicted + torch.log1p(-share) - rebuilt)
+    # Added up pair by pair, so that a score does not depend on its place in a batch: softplus would round by vector lanes.
+    weighed = torch.stack([rebuilt + torch.log(share), predicted + torch.log1p(-share)], dim=-1)  # [..., 2]
+    return torch.logsumexp(weighed, dim=-1)
 
 
 class Scorer(nn.Module):

@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,44 @@ from urllib.request import url2pathname
 
 from data.artifact_paths import relocate
 from data.errors import KubehabitError
-from data.paths import artifact_root, registry_uri, store_file, tracking_uri
+from data.paths import STARTER, artifact_root, registry_uri, starter_bundle, store_file, tracking_uri
 from training import model_code
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _ROOT = Path(__file__).resolve().parent.parent
+#: Longest name and digest of a dataset that MLflow's stores take.
+_NAME_LENGTH, _DIGEST_LENGTH = 500, 36
 _PYFUNC_NEEDS = ("msgspec", "numpy", "onnxruntime", "pyyaml", "zstandard")
+
+
+#: The experiment's page opens on its runs, and shows this metric first.
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "held_back_surprise",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
+}
+
+
+def run_name(what: str, fingerprint: str) -> str:
+    """Name of a run: what it is, when it began, and the first digits of its data's fingerprint."""
+    return f"{what} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} data {fingerprint[:8]}"
+
+
+def log_dataset(card: Mapping[str, Any], context: str) -> None:
+    """Log the dataset of the active run as an MLflow dataset; `card` is that of `kubehabit data build`."""
+    import mlflow
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    about = {key: card.get(key) for key in ("sources", "first", "last", "split_at", "actions", "principals")}
+    source = CodeDatasetSource(tags={"mlflow.source.name": "kubehabit data build", **about})
+    name = ", ".join(card["sources"])[:_NAME_LENGTH]
+    dataset = MetaDataset(  # type: ignore[abstract]  # it is none: mlflow leaves `profile` undecided
+        source=source, name=name, digest=card["fingerprint"][:_DIGEST_LENGTH]
+    )
+    mlflow.log_input(dataset, context=context)
 
 
 def git_commit() -> str:
@@ -79,9 +110,13 @@ def experiment_id(name: str) -> str:
         if root is not None:
             Path(url2pathname(urlsplit(root).path)).mkdir(parents=True, exist_ok=True)
         found = mlflow.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(mlflow.create_experiment(name, artifact_location=root))
+        if found is None:
+            return str(mlflow.create_experiment(name, artifact_location=root, tags=_EXPERIMENT_TAGS))
+        client = mlflow.MlflowClient()
+        for key, value in _EXPERIMENT_TAGS.items():
+            if found.tags.get(key) is None:  # one that somebody chose stays
+                client.set_experiment_tag(found.experiment_id, key, value)
+        return str(found.experiment_id)
     except Exception as error:
         raise KubehabitError(
             f"The MLflow store {tracking_uri()} cannot be used: {error}. "
@@ -153,11 +188,13 @@ def _signature() -> ModelSignature:
 
 
 def download(model_uri: str, to: Path | None = None) -> Path:
-    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`); KubehabitError if there is none.
+    """Folder of a bundle, given itself, as a registered model (`models:/name@alias`) or as `starter`, which is installed.
+
+    KubehabitError if there is none.
 
     With `to`, a registered model is copied to that folder, also from a registry on this machine.
     """
-    local = Path(model_uri)
+    local = starter_bundle() if model_uri == STARTER else Path(model_uri)
     if (local / "bundle.json").is_file():
         return local
     import mlflow
@@ -182,8 +219,8 @@ def download(model_uri: str, to: Path | None = None) -> Path:
 @contextmanager
 def opened(model_uri: str) -> Iterator[Path]:
     """The folder of a bundle, given itself or as a copy of a registered one; raises as `download`."""
-    if (Path(model_uri) / "bundle.json").is_file():
-        yield Path(model_uri)
+    if model_uri == STARTER or (Path(model_uri) / "bundle.json").is_file():
+        yield download(model_uri)
         return
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -26,7 +27,7 @@ from data.events.audit_event import EXAMPLE_EVENT
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.signing_keys import load_signing_key
 from detection.bundle import Bundle, sign
-from training import bundle_writer, checkpoints, registry, stability, warm_start
+from training import bundle_writer, checkpoints, model_card, registry, stability, warm_start
 from training.calibrate import (
     CalibrationConfig,
     CalibrationResult,
@@ -221,9 +222,8 @@ def _train(
     commit = registry.git_commit()  # asked once: a long training may see its source change
     text = cli.parser.dump(cli.config, skip_none=False)
     curves = _Curves()
-    with mlflow.start_run(
-        run_id=resumed.run_id if resumed else None, experiment_id=None if resumed else experiment
-    ) as run:
+    named: dict[str, Any] = {"experiment_id": experiment, "run_name": registry.run_name("train", fingerprint)}
+    with mlflow.start_run(**({"run_id": resumed.run_id} if resumed else named)) as run:
         run_id = run.info.run_id
         if resumed:
             checkpoints.same_data(run.data.tags, fingerprint)
@@ -268,12 +268,19 @@ def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None
     mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
     mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
     mlflow.log_dict(table.card, "data/card.json")
+    registry.log_dataset(table.card, "training")
     mlflow.log_text(text, "config/train.yaml")
     if champion is not None:
         carried = warm_start.start_from(champion, cli.model.model, table)
         mlflow.log_dict(asdict(carried), "warm_start.json")
         mlflow.set_tag("warm_start", champion)
         print(carried.describe())
+
+
+def _say_stage(name: str) -> None:
+    """Name what is done after the training, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"{name} ...", file=sys.stderr)
 
 
 def _finish(
@@ -290,8 +297,8 @@ def _finish(
     table: ActionTable = cli.datamodule.table
     model = cli.model.model.eval().cpu()
     fit_mixture(model, table)
-    warm_start.keep(model)
     config = calibration_config(vars(cli.config.calibration))
+    _say_stage("calibrating on the held-back part")
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
     for shortfall in fitted.shortfalls:
         print(shortfall)
@@ -305,13 +312,14 @@ def _finish(
         print(learned.describe())
     with tempfile.TemporaryDirectory() as folder:
         onnx, bundle = Path(folder) / "model.onnx", Path(folder) / "bundle"
+        _say_stage("exporting to ONNX, and checking that it computes what torch computes")
         export(model, onnx)
         worst = check_parity(model, onnx)
         newest = Path(folder) / "newest.onnx"
         export_newest(model, newest)
         worst = max(worst, check_newest(model, newest))
         metrics = {
-            **_figures(table, fitted),
+            **figures_of(table, fitted),
             "parity_max_abs_difference": worst,
             "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
             **speed,
@@ -329,7 +337,9 @@ def _finish(
             git_commit=commit,
             run_id=run_id,
             metrics=metrics,
+            weights=warm_start.parameters_of(model),
         )
+        _say_stage("registering")
         Bundle.load(bundle)
         if options.signing_key is not None:
             sign(bundle, load_signing_key(options.signing_key))
@@ -346,7 +356,21 @@ def _finish(
                 "git_commit": commit,
             },
         )
+        _publish_card(options.name, version, (bundle / "card.md").read_text(), curves, metrics)
     return TrainResult(run_id, options.name, version, uri, metrics, alias)
+
+
+def _publish_card(name: str, version: str, card: str, curves: _Curves, metrics: dict[str, float]) -> None:
+    """Put the model card and the learning curve into the description of a registered version."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    client.update_model_version(name, version, card)
+    curve = model_card.learning_curve(curves.points["held_back_nll"])
+    tags = {
+        key: f"{metrics[key]:.4g}" for key in ("held_back_surprise", "person_threshold", "system_threshold")
+    }
+    model_card.publish(client, name, version, "Learning curve", curve, tags)
 
 
 def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -> None:
@@ -383,7 +407,7 @@ def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Flags) -> 
     return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))
 
 
-def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
+def figures_of(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
     """Figures on held-back normal data."""
     figures = {"held_back_surprise": float(fitted.nll.sum(axis=1).mean())}
     figures |= {f"held_back_nll_{field}": float(fitted.nll[:, i].mean()) for i, field in enumerate(FIELDS)}

@@ -1,14 +1,13 @@
-"""Starting from the champion: its weights, mapped by token, principal and peer-group name onto another vocabulary.
+"""Starting from another model: its weights, mapped by token, principal and peer-group name onto another vocabulary.
 
-The weights lie in the champion's MLflow run as plain arrays (`weights/weights.npz`), with their checksum as a tag; nothing is
-ever unpickled.
+The weights lie in the bundle as plain arrays (`weights.npz`). Those of models made before lie in their MLflow run
+(`weights/weights.npz`), with their checksum as a tag. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,21 +66,26 @@ class Carried:
         )
 
 
-def keep(model: nn.Module) -> None:
-    """Log a model's weights to the active MLflow run."""
-    import mlflow
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(ARTIFACT).name
-        np.savez_compressed(
-            path, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
-        )
-        mlflow.log_artifact(str(path), str(Path(ARTIFACT).parent))
-        mlflow.set_tag(CHECKSUM_TAG, hashlib.sha256(path.read_bytes()).hexdigest())
+def parameters_of(model: nn.Module) -> dict[str, npt.NDArray[Any]]:
+    """A model's parameters, by name, as `weights_of` returns them."""
+    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
 
 
 def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
-    """The weights of a registered model, from the run that made it; KubehabitError if they are gone or were changed."""
+    """The weights of a model, by name; KubehabitError if they are gone or were changed."""
+    path = bundle.weights_path
+    content = _weights_of_run(bundle, model_uri) if path is None else path.read_bytes()
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise KubehabitError(
+            f"The weights of {model_uri} cannot be read: {error}. Train without --warm-start."
+        ) from error
+
+
+def _weights_of_run(bundle: Bundle, model_uri: str) -> bytes:
+    """The file of weights in the MLflow run of a model that was made before they lay in the bundle."""
     import mlflow
 
     run_id = bundle.meta["run_id"]
@@ -100,13 +104,7 @@ def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
             f"The weights of {model_uri} (MLflow run {run_id}) do not match their checksum; they were changed. "
             "Train without --warm-start."
         )
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise KubehabitError(
-            f"The weights of {model_uri} cannot be read: {error}. Train without --warm-start."
-        ) from error
+    return content
 
 
 def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Ints, Ints]:

@@ -38,6 +38,39 @@ class EscalationStep:
     technique: str
 
 
+@dataclass(frozen=True, slots=True)
+class AllowedSubject:
+    """A user or group that may do something.
+
+    Attributes:
+        kind: User or Group; empty if the log did not say whom a binding names.
+        grant: by which binding; None for `system:masters`.
+        sure: whether it is known what the binding gives.
+    """
+
+    kind: str
+    name: str
+    grant: BindingGrant | None
+    sure: bool
+
+
+def subjects_who_may(rbac: Rbac, request: AccessRequest) -> list[AllowedSubject]:
+    """Who may make a request, by every binding that allows it."""
+    found = [AllowedSubject("Group", MASTERS, None, True)]
+    for key in sorted(rbac.bindings):
+        binding = rbac.bindings[key]
+        if binding.role is None or key.namespace not in ("", request.namespace):
+            continue
+        granted = rbac.grants(grant := BindingGrant(key, binding.role), request)
+        if granted is False:
+            continue
+        subjects = [("User", one) for one in sorted(binding.users or ())]
+        subjects += [("Group", one) for one in sorted(binding.groups or ())]
+        for kind, name in subjects or [("", "unknown")]:
+            found.append(AllowedSubject(kind, name, grant, granted is True))
+    return found
+
+
 class Escalation:
     """The steps that an `Rbac` allows, found when they are asked for.
 

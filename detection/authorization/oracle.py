@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from data.events.audit_event import Annotations, AuditEvent, User
-from detection.authorization.agreement import ANONYMOUS, Comparison, compare, confirm, recorded_grant
+from detection.authorization.agreement import ANONYMOUS, Comparison, compare, confirm
 from detection.authorization.authorizer import Authorizer
 from detection.authorization.changes import WRITES, ChangeFollower
 from detection.authorization.node_authorizer import NodeAuthorizer
 from detection.authorization.node_changes import FOLLOWED
 from detection.authorization.node_graph import NodeGraph
-from detection.authorization.rbac import RESOURCES, BindingGrant, Rbac
-from detection.authorization.requests import AccessRequest, access_request
+from detection.authorization.rbac import RESOURCES, ObjectKey, Rbac
+from detection.authorization.requests import AccessRequest
 from detection.authorization.rules import PolicyRule
 
 _log = logging.getLogger(__name__)
@@ -142,6 +143,14 @@ class AuthorizationOracle:
             _names_objects(rule, request) for grant in grants for rule in self.rbac.rules(grant.role) or ()
         )
 
+    def made(self, key: ObjectKey) -> datetime | None:
+        """When a role or binding was made, in UTC; None if neither snapshot nor log says so."""
+        try:
+            moment = datetime.fromisoformat(self.follower.created.get(key, ""))
+        except ValueError:
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
     def restore(self, rules: Mapping[str, Any], graph: Sequence[Any]) -> None:
         """Take over rules and graph from what `ChangeFollower.snapshot` and `NodeGraph.snapshot` gave."""
         self.follower.restore(rules)
@@ -149,16 +158,6 @@ class AuthorizationOracle:
         self.rbac.take_affected()
         self._known.clear()
         self._shapes, self._generation = 0, self.rbac.generation
-
-    def grants(self, event: AuditEvent) -> list[BindingGrant]:
-        """Bindings by which a request was allowed: the recorded one, then all others that allow it as the rules stand."""
-        who = event.impersonatedUser or event.user
-        request = access_request(event.verb, event.requestURI)
-        reason = event.annotations.reason if event.annotations is not None else None
-        recorded = recorded_grant(reason or "")
-        found = self.authorizer.granting(who.username, who.groups, request)
-        first = [] if recorded is None else [recorded]
-        return list(dict.fromkeys((*first, *found)))
 
 
 def _names_objects(rule: PolicyRule, request: AccessRequest) -> bool:

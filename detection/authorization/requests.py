@@ -40,6 +40,15 @@ class AccessRequest:
     name: str = ""
     selected: tuple[tuple[str, str], ...] = ()
 
+    @classmethod
+    def from_words(cls, verb: str, resource: str, namespace: str = "", name: str = "") -> AccessRequest:
+        """A request for RESOURCE[/SUBRESOURCE][.GROUP], or for a path that begins with `/`."""
+        if resource.startswith("/"):
+            return cls(verb, resource)
+        what, _, group = resource.partition(".")
+        base, _, subresource = what.partition("/")
+        return cls(verb, None, group, base, subresource, namespace, name)
+
     @property
     def combined(self) -> str:
         """Resource as rules name it: `pods/log`."""

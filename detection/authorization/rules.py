@@ -47,6 +47,14 @@ class PolicyRule:
         values = (self.groups, self.resources, self.names, self.paths, self.verbs)
         return {key: list(value) for key, value in zip(keys, values, strict=True) if value}
 
+    @property
+    def words(self) -> str:
+        """A right that is broken down, as people write it: `get pods/log web-0`."""
+        what = self.paths[0] if self.paths else self.resources[0]
+        group = f".{self.groups[0]}" if not self.paths and self.groups[0] else ""
+        named = f" {self.names[0]}" if self.names else ""
+        return f"{self.verbs[0]} {what}{group}{named}"
+
     def allows(self, request: AccessRequest) -> bool:
         """Whether it allows a request, wherever it applies."""
         if request.verb not in self.verbs and ALL not in self.verbs:

@@ -61,12 +61,12 @@ class UserUsage:
     names: dict[UsedRight, set[str] | None] = field(default_factory=dict)
     last: dict[UsedRight, str] = field(default_factory=dict)
 
-    def add(self, request: AccessRequest, time: str) -> None:
-        """Count a request."""
+    def add(self, request: AccessRequest, time: str, times: int = 1) -> None:
+        """Count a request that was made so many times, last at a time."""
         right = UsedRight.from_request(request)
         if right not in self.counts and len(self.counts) >= _RIGHTS:
             return
-        self.counts[right] += 1
+        self.counts[right] += times
         self.last[right] = max(time, self.last.get(right, ""))
         names = self.names.setdefault(right, set())
         if names is not None:

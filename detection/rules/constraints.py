@@ -14,6 +14,7 @@ import msgspec
 from data.events.audit_event import AuditEvent
 from data.principals.identity import KINDS
 from detection.rules.patterns import check_pattern, matches_any
+from detection.rules.scopes import ClusterWideResources
 
 #: Values of one memo. Names of namespaces and users come from the log.
 _MEMO_LIMIT = 50_000
@@ -231,18 +232,22 @@ class ColumnMatcher:
         self._unsure = _bits(
             bool(one.uriContains) or bool(one.bodyContains) or one.names_objects for one in constraints
         )
+        self._wide = _bits(one.clusterWide for one in constraints)
         self._uri_texts = [
             (1 << bit, one.uriContains) for bit, one in enumerate(constraints) if one.uriContains
         ]
 
-    def matches(self, events: Sequence[AuditEvent], kinds: Sequence[str]) -> Iterator[tuple[int, int]]:
+    def matches(
+        self, events: Sequence[AuditEvent], kinds: Sequence[str], cluster_wide: ClusterWideResources
+    ) -> Iterator[tuple[int, int]]:
         """(row, mask) of the events that meet at least one; bit i of the mask says that they meet the i-th.
 
         Args:
             events: finished requests.
             kinds: of their principals.
+            cluster_wide: what earlier events have shown; it learns from these.
         """
-        about, by_code = self._about, self._codes
+        about, by_code, wide = self._about, self._codes, self._wide
         possible = self._possible(events)
         by_kind = {kind: self._kinds[kind] & possible for kind in set(kinds)}
         for row, event in enumerate(events):
@@ -252,6 +257,10 @@ class ColumnMatcher:
                 mask &= about[event.verb, event.requestURI.partition("?")[0]]
             else:
                 mask &= about[event.verb, ref.apiGroup, ref.resource, ref.subresource]
+                if mask & wide and (ref.apiGroup, ref.resource) not in cluster_wide:
+                    mask &= ~wide
+                if not ref.namespace:
+                    cluster_wide.learn(event)
             if not mask:
                 continue
             mask &= by_code[0 if event.responseStatus is None else event.responseStatus.code]

@@ -13,6 +13,7 @@ from detection.rules.constraints import ColumnMatcher, bits_of
 from detection.rules.event_view import BODY_FIELDS, body_view, event_view, plain
 from detection.rules.expressions import UndecidedError, activation
 from detection.rules.rule import Rule
+from detection.rules.scopes import ClusterWideResources
 
 if TYPE_CHECKING:
     from detection.authorization.agreement import Comparison
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 _MICRO = 1_000_000
 #: Earlier requests of one principal that one rule sees, and pairs of rule and principal for which they are held.
 MAX_HISTORY, _MAX_HELD = 64, 20_000
-_MAX_SCOPES = 20_000
 _MAX_MASKS = 10_000
-#: Groups that the API server itself serves have no dot, or this one at their end.
-_BUILT_IN = ".k8s.io"
 _UNKNOWN = {"outcome": "unknown", "opinion": "unknown", "binding": "", "role": "", "reason": ""}
 UNDECIDED = "The request is too large for this rule to check it; what it looks for may be in it."
 
@@ -91,11 +89,11 @@ class RuleMemory:
 
     Attributes:
         history: by rule and principal, the earlier requests: time and what an expression sees.
-        cluster_wide: (group, resource) of custom resources that the log has shown to be cluster-wide.
+        cluster_wide: custom resources that the log has shown to be cluster-wide.
     """
 
     history: dict[tuple[str, str], deque[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
-    cluster_wide: dict[tuple[str, str], None] = field(default_factory=dict)
+    cluster_wide: ClusterWideResources = field(default_factory=ClusterWideResources)
 
     def recall(self, rule: str, principal: str, now: int, seconds: int) -> list[dict[str, Any]]:
         """Earlier requests within so many seconds, the latest last."""
@@ -112,24 +110,11 @@ class RuleMemory:
         if len(self.history) > _MAX_HELD:
             del self.history[next(iter(self.history))]
 
-    def learn_scope(self, event: AuditEvent) -> None:
-        """Note that a custom resource is cluster-wide: only then an object can be named without a namespace."""
-        ref, status = event.objectRef, event.responseStatus
-        if ref is None or not ref.name or ref.namespace or not _is_custom(ref.apiGroup):
-            return
-        if status is not None and 200 <= status.code < 300 and len(self.cluster_wide) < _MAX_SCOPES:
-            self.cluster_wide[ref.apiGroup, ref.resource] = None
-
-    def is_cluster_wide(self, event: AuditEvent) -> bool:
-        """Whether the log has shown that the event's resource is cluster-wide."""
-        ref = event.objectRef
-        return ref is not None and (ref.apiGroup, ref.resource) in self.cluster_wide
-
     def to_plain(self) -> dict[str, Any]:
         """As plain data, for a snapshot."""
         return {
             "history": [[*key, list(held)] for key, held in self.history.items()],
-            "cluster_wide": list(self.cluster_wide),
+            "cluster_wide": self.cluster_wide.to_list(),
         }
 
     @classmethod
@@ -139,7 +124,9 @@ class RuleMemory:
             (rule, principal): deque(((at, seen) for at, seen in held), MAX_HISTORY)
             for rule, principal, held in saved["history"]
         }
-        return cls(history, dict.fromkeys(saved["cluster_wide"]))
+        return cls(
+            history, ClusterWideResources((group, resource) for group, resource in saved["cluster_wide"])
+        )
 
 
 def _brief(event: AuditEvent) -> dict[str, Any]:
@@ -148,10 +135,6 @@ def _brief(event: AuditEvent) -> dict[str, Any]:
     seen: dict[str, Any] = {name: "" if ref is None else plain(getattr(ref, name))[:253] for name in names}
     code = 0 if event.responseStatus is None else event.responseStatus.code
     return seen | {"verb": plain(event.verb)[:64], "code": code}
-
-
-def _is_custom(group: str) -> bool:
-    return "." in group and not group.endswith(_BUILT_IN)
 
 
 def authorization_view(comparison: Comparison | None) -> dict[str, str]:
@@ -210,7 +193,6 @@ class RuleEvaluator:
         self._matcher = ColumnMatcher(constraints)
         self._fields: dict[int, frozenset[str]] = {}
         self._own = (1 << len(self.rules)) - 1
-        self._wide = sum(1 << bit for bit, one in enumerate(constraints) if one.clusterWide)
 
     def evaluate(
         self, acted: ActedEvents, compared: Callable[[int], Mapping[str, str]] = lambda _row: _UNKNOWN
@@ -225,12 +207,7 @@ class RuleEvaluator:
         if not self.rules:
             return hits
         events = acted.events
-        seen = 0
-        for row, mask in self._matcher.matches(events, acted.kinds):
-            self._learn(events, seen, row)
-            seen = row
-            if mask & self._wide and not self.memory.is_cluster_wide(events[row]):
-                mask &= ~self._wide
+        for row, mask in self._matcher.matches(events, acted.kinds, self.memory.cluster_wide):
             if own := mask & self._own:
                 try:
                     hits += self._run(acted, row, own, compared)
@@ -239,14 +216,7 @@ class RuleEvaluator:
             for bit in bits_of(mask & ~self._own):
                 name, who = self._remembering[bit].name, acted.principals[row]
                 self.memory.remember(name, who, int(acted.times[row]), events[row])
-        self._learn(events, seen, len(events))
         return hits
-
-    def _learn(self, events: Sequence[AuditEvent], begin: int, end: int) -> None:
-        for event in events[begin:end]:
-            ref = event.objectRef
-            if ref is not None and "." in ref.apiGroup and not ref.namespace:
-                self.memory.learn_scope(event)
 
     def _run(
         self, acted: ActedEvents, row: int, mask: int, compared: Callable[[int], Mapping[str, str]]

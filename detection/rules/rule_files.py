@@ -143,3 +143,22 @@ def read_rules(folders: Iterable[Path]) -> RuleSet:
             here[rule.name] = path
             rules[rule.name] = rule
     return RuleSet(rules, tuple(broken))
+
+
+def read_named(paths: Iterable[Path]) -> RuleSet:
+    """Rules of files and of folders; raises as `read_rules`."""
+    rules: dict[str, Rule] = {}
+    broken: list[BrokenRule] = []
+    for path in paths:
+        if path.is_dir():
+            found = read_rules([path])
+            rules |= found.rules
+            broken += found.broken
+            continue
+        try:
+            rule = read_rule(path)
+        except RuleFormError as error:
+            broken.append(BrokenRule(path, str(error)))
+        else:
+            rules[rule.name] = rule
+    return RuleSet(rules, tuple(broken))

@@ -12,6 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
 from data.errors import KubehabitError
+from kubehabit.assistant.proof_tools import ProofTools
 from kubehabit.assistant.quoting import CLOSE, NOTE, OPEN, quote
 from kubehabit.assistant.read_tools import ReadTools
 from kubehabit.assistant.write_tools import WriteTools
@@ -26,8 +27,8 @@ _INSTRUCTIONS = (
 _Tool = Callable[..., dict[str, Any]]
 
 
-def build_server(reads: ReadTools, writes: WriteTools | None) -> MCPServer[Any]:
-    """A server with the tools that read, and those that write if there are any."""
+def build_server(reads: ReadTools, proofs: ProofTools, writes: WriteTools | None) -> MCPServer[Any]:
+    """A server with the tools that read and prove, and those that write if there are any."""
     server: MCPServer[Any] = MCPServer(
         "kubehabit", instructions=_INSTRUCTIONS, version=version("kubehabit"), log_level="WARNING"
     )
@@ -45,8 +46,8 @@ def build_server(reads: ReadTools, writes: WriteTools | None) -> MCPServer[Any]:
         (reads.who_touched, looks),
         (reads.who_is_new, looks),
         (reads.principal_habits, looks),
-        (reads.verify_events, notes),
-        (reads.rbac_paths, looks),
+        (proofs.verify_events, notes),
+        (proofs.rbac_paths, looks),
     ]
     if writes is not None:
         tools += [(writes.give_verdict, decides), (writes.add_note, notes), (writes.close_incident, decides)]

@@ -1,20 +1,14 @@
-"""Tools that read: alerts, incidents, events and habits of a running service, and rights from a file."""
+"""Tools that read: alerts, incidents, events and habits of a running service."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from data.errors import KubehabitError
 from kubehabit.assistant.quoting import answer, unquote
 from kubehabit.client.remote import Remote
-
-if TYPE_CHECKING:
-    from detection.authorization.rbac import ObjectKey
 
 Answer = dict[str, Any]
 AlertID = Annotated[str, Field(description="ID of an alert: 16 hexadecimal digits", max_length=64)]
@@ -33,8 +27,6 @@ When = Annotated[
 ]
 Limit = Annotated[int, Field(ge=1, le=100, description="Largest number of items")]
 Cursor = Annotated[str, Field(description="`cursor` of the answer before, for the next page", max_length=40)]
-_PROVED_AT_ONCE = 200
-_BINDINGS_TRACED = 5
 _SHOWN_OF_ALERT = (
     *("id", "principal", "kind", "severity", "severityReasons", "sentence", "firstSeen", "lastSeen"),
     *("techniques", "did", "actionCount", "contributorCount", "timesAgain", "expected", "checks", "auditIDs"),
@@ -55,16 +47,10 @@ _SHOWN_OF_STEP = (
 
 
 class ReadTools:
-    """Asks a running service, with the token that it was given; each public method is one tool.
+    """Asks a running service, with the token that it was given; each public method is one tool."""
 
-    Args:
-        service: the running service.
-        rbac: roles and bindings of the cluster, as `kubectl get -o json` writes them; without them there is no `rbac_paths`.
-    """
-
-    def __init__(self, service: Remote, rbac: Path | None = None) -> None:
+    def __init__(self, service: Remote) -> None:
         self._service = service
-        self._rbac = rbac
 
     def list_alerts(
         self,
@@ -79,10 +65,10 @@ class ReadTools:
         cursor: Cursor = "",
     ) -> Answer:
         """List alerts, newest first: who did what unusual, and how bad it is. Severity means that one and above."""
-        query: dict[str, str | None] = {"severity": severity, "principal": principal, "namespace": namespace}
-        query |= {"state": state, "verdict": verdict, "q": text, "since": _moment(since), "cursor": cursor}
-        found = self._service.get("alerts", limit=limit, **_given(query))
-        shown = [_only(one, _SHOWN_OF_ALERT) for one in found["alerts"]]
+        query = {"severity": severity, "principal": principal, "namespace": namespace, "state": state}
+        query |= {"verdict": verdict, "q": text, "since": _moment(since) or "", "cursor": cursor}
+        found = self._service.get("alerts", limit=limit, **given(query))
+        shown = [only(one, _SHOWN_OF_ALERT) for one in found["alerts"]]
         for alert in shown:
             alert["auditIDs"] = alert["auditIDs"][:10]
         return answer({"alerts": shown, "cursor": found["cursor"]})
@@ -90,28 +76,34 @@ class ReadTools:
     def show_alert(self, alert_id: AlertID) -> Answer:
         """Show one alert: its unusual actions, what is new about each, what was expected, and the next steps."""
         found = self._service.get("alerts", unquote(alert_id))
-        shown = _only(found, _SHOWN_OF_ALERT)
+        shown = only(found, _SHOWN_OF_ALERT)
         shown["actions"] = [
-            _only(one, _SHOWN_OF_ACTION) | {"habits": one["habits"]} for one in found["actions"]
+            only(one, _SHOWN_OF_ACTION) | {"habits": one["habits"]} for one in found["actions"]
         ]
-        shown["contributors"] = [_only(one, _SHOWN_OF_ACTION) for one in found["contributors"]]
+        shown["contributors"] = [only(one, _SHOWN_OF_ACTION) for one in found["contributors"]]
         return answer(shown)
 
     def list_incidents(
         self,
         state: Literal["", "open", "closed", "merged"] = "open",
+        severity: Literal["", "low", "medium", "high", "critical"] = "",
+        principal: Text = "",
+        namespace: Text = "",
+        since: When = "",
         limit: Annotated[int, Field(ge=1, le=20, description="Largest number of incidents")] = 10,
         cursor: Cursor = "",
     ) -> Answer:
         """List incidents, newest first: alerts that belong together, over time and across credentials."""
-        found = self._service.get("incidents", limit=limit, **_given({"state": state, "cursor": cursor}))
+        query = {"state": state, "severity": severity, "principal": principal, "namespace": namespace}
+        query |= {"since": _moment(since) or "", "cursor": cursor}
+        found = self._service.get("incidents", limit=limit, **given(query))
         for incident in found["incidents"]:
             incident["auditIDs"] = self._service.get("incidents", incident["id"])["auditIDs"][:5]
         return answer(found)
 
     def show_incident(self, incident_id: IncidentID) -> Answer:
         """Show one incident: where it began, how it spread and how sure that is, what followed, next steps, what was decided."""
-        return answer(_only(self._service.get("incidents", unquote(incident_id)), _SHOWN_OF_INCIDENT))
+        return answer(only(self._service.get("incidents", unquote(incident_id)), _SHOWN_OF_INCIDENT))
 
     def incident_timeline(self, incident_id: IncidentID, limit: Limit = 50, skip: int = 0) -> Answer:
         """List the suspicious actions of an incident in order of time, each with its audit ID, address and client."""
@@ -120,7 +112,7 @@ class ReadTools:
         return answer(
             {
                 "incident": found["id"],
-                "steps": [_only(one, _SHOWN_OF_STEP) for one in steps],
+                "steps": [only(one, _SHOWN_OF_STEP) for one in steps],
                 "total": len(found["timeline"]),
                 "skipped": max(skip, 0),
             }
@@ -154,7 +146,7 @@ class ReadTools:
         query |= {"address": address, "code": code, "auditID": audit_id, "alert": alert_id, "cursor": cursor}
         query |= {"since": since, "until": until}
         order = "newest" if newest else "oldest"
-        return answer(self._service.get("events", limit=limit, order=order, **_given(query)))
+        return answer(self._service.get("events", limit=limit, order=order, **given(query)))
 
     def who_touched(
         self,
@@ -169,10 +161,10 @@ class ReadTools:
     ) -> Answer:
         """List who read, wrote or tried an object or a kind of objects: how, how often, from where, with which client."""
         query = {"resource": resource, "namespace": namespace, "name": name, "since": since, "until": until}
-        found = self._service.get("events", "touched", listings=str(listings).lower(), **_given(query))
-        touching = self._service.get("events", order="newest", limit=100, **_given(query))["events"]
+        found = self._service.get("events", "touched", listings=str(listings).lower(), **given(query))
+        touching = self._service.get("events", order="newest", limit=100, **given(query))["events"]
         if listings:
-            kind = _given({"resource": resource, "since": since, "until": until})
+            kind = given({"resource": resource, "since": since, "until": until})
             listed = self._service.get("events", order="newest", limit=100, verb=["list", "watch"], **kind)[
                 "events"
             ]
@@ -184,7 +176,7 @@ class ReadTools:
 
     def who_is_new(self, namespace: Text, since: When = "7d", until: When = "") -> Answer:
         """List principals that came to a namespace and were never seen in it before, as far back as the store goes."""
-        query = _given({"namespace": namespace, "since": since, "until": until})
+        query = given({"namespace": namespace, "since": since, "until": until})
         found = self._service.get("events", "newcomers", **query)
         cited = [
             one["auditID"]
@@ -197,68 +189,16 @@ class ReadTools:
 
     def principal_habits(self, principal: Principal, since: When = "", until: When = "") -> Answer:
         """Show what a principal normally does: when, where, what, from where and with what, and what it was refused."""
-        query = _given({"since": since, "until": until})
+        query = given({"since": since, "until": until})
         name = unquote(principal)
         found = self._service.get("habits", name, **query)
         recent = self._service.get("events", principal=name, order="newest", limit=20, **query)
         alerts = self._service.get("alerts", principal=name, limit=10)["alerts"]
-        shown = [_only(one, ("id", "severity", "sentence", "firstSeen")) for one in alerts]
+        shown = [only(one, ("id", "severity", "sentence", "firstSeen")) for one in alerts]
         return answer(found | {"alerts": shown}, audit_ids=[one["auditID"] for one in recent["events"]])
 
-    def verify_events(
-        self,
-        audit_ids: Annotated[list[Text], Field(max_length=_PROVED_AT_ONCE)] = [],  # noqa: B006 - the SDK copies it
-        alert_id: Annotated[str, Field(description="All requests of this alert", max_length=64)] = "",
-    ) -> Answer:
-        """Prove that requests are stored as they were received: hashes are followed to the store's ledger. Noted there."""
-        from serving.forensics.evidence.export import check
 
-        wanted: dict[str, Any] = {"auditIDs": [unquote(one) for one in audit_ids]}
-        wanted |= {"alerts": [unquote(alert_id)] if alert_id else [], "note": "verified for an assistant"}
-        made = self._service.post_for_file("evidence", body=wanted)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "evidence.json"
-            file.write_bytes(made)
-            checked = check(file)
-        return answer(
-            {
-                "sound": not checked.findings,
-                "findings": checked.findings,
-                "events": checked.events,
-                "missing": checked.missing,
-                "signedBy": checked.signed or None,
-                "ledgerHead": checked.head,
-            },
-            audit_ids=wanted["auditIDs"] or self._service.get("alerts", unquote(alert_id))["auditIDs"],
-        )
-
-    def rbac_paths(self, user: Principal, groups: Annotated[list[Text], Field(max_length=50)] = []) -> Answer:  # noqa: B006
-        """Show whom a user can become by its rights, step by step, and who last changed the bindings that allow it."""
-        from detection.authorization.escalation import Escalation
-        from detection.authorization.files import read_rbac
-        from kubehabit.tables.rbac_changes import path_rows
-
-        if self._rbac is None:
-            raise KubehabitError(
-                "There is no file of roles and bindings: start `kubehabit mcp` with --rbac rbac.json (docs/rbac.md)."
-            )
-        steps = Escalation(read_rbac(self._rbac)[0])
-        name = unquote(user)
-        paths = steps.paths(name, (*steps.groups_of(name), *map(unquote, groups)))
-        used = (step.grant.binding for path in paths.values() for step in path if step.grant is not None)
-        bindings = [*dict.fromkeys(binding for binding in used if binding is not None)][:_BINDINGS_TRACED]
-        changes = [change for one in bindings for change in self._changes_of(one)]
-        return answer({"user": name, "paths": path_rows(paths), "changesOfBindings": changes})
-
-    def _changes_of(self, binding: ObjectKey) -> list[dict[str, Any]]:
-        """The last requests that wrote a binding."""
-        about = {"resource": binding.resource, "namespace": binding.namespace or None, "name": binding.name}
-        verbs = ["create", "update", "patch", "delete"]
-        found = self._service.get("events", order="newest", limit=5, verb=verbs, **about)
-        return [_only(one, ("auditID", "time", "principal", "verb", "objectRef")) for one in found["events"]]
-
-
-def _given(query: Mapping[str, str | None]) -> dict[str, Any]:
+def given(query: Mapping[str, str | None]) -> dict[str, Any]:
     """The parameters that were given, without the brackets that they may be quoted in."""
     return {name: unquote(value) for name, value in query.items() if value}
 
@@ -271,5 +211,6 @@ def _moment(text: str) -> str | None:
     return clock.written(moment_of(unquote(text))) if text else None
 
 
-def _only(document: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def only(document: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Some fields of a document, without those that are empty."""
     return {name: document[name] for name in names if document.get(name) not in (None, "", [])}

@@ -16,7 +16,7 @@ Note = Annotated[
 
 
 class WriteTools:
-    """Decides in the name of a person, through the API: the token needs the scope `admin`, and the access log has each call.
+    """Decides in the name of a person, through the API: the token needs the scope `analyst`, and the access log has each call.
 
     Args:
         service: the running service.

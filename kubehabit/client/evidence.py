@@ -14,6 +14,7 @@ from kubehabit.client.events import span
 from kubehabit.client.remote import Remote
 from serving.alerts.explain.explainer import Explainer
 from serving.forensics import clock
+from serving.forensics.evidence.csv_table import as_csv
 from serving.forensics.evidence.export import Subject, export, exporter
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
@@ -60,7 +61,8 @@ def from_files(wanted: Subject, store: Path | None, config: Path | None) -> byte
             alerts.append(alert.model_dump(mode="json", by_alias=True))
             judges[alert.model.name, alert.model.version] = None
         kept.close()
-    key = None if settings.events.signing_key is None else load_signing_key(settings.events.signing_key)
+    signing_key = settings.events.with_key().signing_key
+    key = None if signing_key is None else load_signing_key(signing_key)
     return export(
         questions,
         Ledger(questions.folder, key),
@@ -98,7 +100,7 @@ def from_service(wanted: Subject, service: Remote) -> bytes:
 
 
 def write(made: bytes, incident: str | None, out: Path) -> tuple[Path, int, int]:
-    """Write a file of evidence and its page to a folder, readable by their owner only.
+    """Write a file of evidence, its page and its table to a folder, readable by their owner only.
 
     Args:
         made: the file.
@@ -106,13 +108,14 @@ def write(made: bytes, incident: str | None, out: Path) -> tuple[Path, int, int]
         out: the folder.
 
     Returns:
-        Path of both without its suffix, and how many events they hold and lack.
+        Path of all without its suffix, and how many events they hold and lack.
     """
     content = msgspec.json.decode(made)["content"]
     out.mkdir(parents=True, exist_ok=True)
     of = f"{incident}-" if incident is not None else ""
     name = f"evidence-{of}{clock.written(clock.now())[:19].replace(':', '').replace('-', '')}Z"
-    for suffix, text in ((".json", made), (".html", render(made).encode())):
+    files = ((".json", made), (".html", render(made).encode()), (".csv", as_csv(made).encode()))
+    for suffix, text in files:
         path = out / (name + suffix)
         path.write_bytes(text)
         path.chmod(0o600)

@@ -10,6 +10,7 @@ from data.errors import KubehabitError
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.query import AlertListQuery, AlertPage, whole
 from serving.incidents.incidents import Incidents
+from serving.incidents.query import IncidentListQuery
 from serving.schemas import ApiModel
 from serving.settings import read_settings
 from serving.storage.database import AlertStore, missing_file
@@ -51,14 +52,30 @@ class LocalStore:
                 found = _alert_page(store, **query) if identity is None else store.get(identity)
             else:
                 incidents = Incidents(store, Explainer.load(self._settings.explain_path))
-                found = incidents.page(**query) if identity is None else incidents.get(identity)
+                found = _incident_page(incidents, **query) if identity is None else incidents.get(identity)
         if found is None:
             raise KubehabitError(
                 f"There is no {kind[:-1]} {identity!r} in this store: see `kubehabit {kind} list --local`."
             )
         return found.model_dump(mode="json", by_alias=True)
 
+    def feedback(self) -> list[str]:
+        """Verdicts on alerts as JSON, oldest first, as `GET /v1/feedback` gives them."""
+        with closing(AlertStore.from_settings(self._settings.store)) as store:
+            return [*store.feedback()]
+
 
 def _alert_page(store: AlertStore, limit: int, cursor: int | None, **filters: Any) -> ApiModel:
     wanted = AlertListQuery.model_validate(filters)
-    return AlertPage.from_page(whole(store, wanted, since=wanted.since, limit=limit, cursor=cursor))
+    return AlertPage.from_page(
+        whole(store, wanted, since=wanted.since, until=wanted.until, limit=limit, cursor=cursor)
+    )
+
+
+def _incident_page(
+    incidents: Incidents, limit: int, cursor: str | int | None = None, **filters: Any
+) -> ApiModel:
+    wanted = IncidentListQuery.model_validate(
+        {name: value for name, value in filters.items() if value is not None}
+    )
+    return incidents.page(wanted, since=wanted.since, until=wanted.until, limit=limit, cursor=cursor)

@@ -9,24 +9,27 @@ from serving.settings import Settings
 
 
 def check_model(settings: Settings) -> Iterator[CheckResult]:
-    """The champion can be had, its bundle is unharmed, and it passes its parity check. Downloads it, as a start would."""
-    from serving.registry.client import ModelReference, open_bundle, stop_client
-    from serving.rollout.loader import UNTESTED, model_loader
+    """The champion can be had, its bundle is unharmed, and it passes its parity check. Downloads it, as a start would.
 
-    wanted = ModelReference(settings.model.name, alias=settings.model.alias)
+    Where there is no champion yet, the same of the starter model.
+    """
+    from serving.registry.client import stop_client
+    from serving.rollout.loader import UNTESTED, open_model
+
     try:
-        loaded, fetched = open_bundle(wanted, settings.model.cache_dir, model_loader(settings))
+        model = open_model(settings).model
     finally:
         stop_client()
-    if fetched.notice:
-        yield CheckResult("model", "warning", fetched.notice)
-    test = loaded.model.self_test
+    test = model.self_test
+    notice = (model.notice or "").replace(UNTESTED, "").strip()
+    if notice:
+        yield CheckResult("model", "warning", notice)
     if test is None:
         yield CheckResult("model", "warning", UNTESTED)
         return
     yield CheckResult(
         "model",
         "ok",
-        f"{fetched.name} version {fetched.version} ({fetched.source}) is unharmed and computes here as in training: off by "
+        f"{model.name} version {model.version} ({model.source}) is unharmed and computes here as in training: off by "
         f"{test.worst_difference:.2g} nats at most, {test.tolerance:g} allowed.",
     )

@@ -44,8 +44,8 @@ def check_events(settings: Settings) -> Iterator[CheckResult]:
         )
         yield CheckResult("events", "warning", sentence)
         return
-    if settings.events.signing_key is not None:
-        load_signing_key(settings.events.signing_key)
+    if (key := settings.events.with_key().signing_key) is not None:
+        load_signing_key(key)
     folder = settings.events.resolved_path
     if not (folder / "ledger.jsonl").exists():
         if any(folder.rglob("*.parquet")):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from kubehabit.tables.screen import Json, heading, items, line, new_table, when, with_more
+from kubehabit.tables.screen import ItemList, Json, heading, items, line, new_table, when, with_more
 
 if TYPE_CHECKING:
     from serving.rollout.score_file import ScoredLog
@@ -30,17 +30,6 @@ def _severity(name: str | None) -> RenderableType:
     return line(name or "", SEVERITY_STYLES.get(name or "", ""))
 
 
-def _list(*heads: str, rows: Iterable[Any], fixed: tuple[int, ...], right: tuple[int, ...] = ()) -> Table:
-    """A framed list over the whole width; `fixed` columns are not wrapped."""
-    table = Table(*heads, expand=True, show_lines=True)
-    for place, column in enumerate(table.columns):
-        column.no_wrap = place in fixed
-        column.justify = "right" if place in right else "left"
-    for row in rows:
-        table.add_row(*map(line, row))
-    return table
-
-
 def alerts_table(page: Json) -> RenderableType:
     """A page of alerts, one a row."""
     rows = [
@@ -55,9 +44,7 @@ def alerts_table(page: Json) -> RenderableType:
     ]
     heads = ("when (UTC)", "severity", "what happened", "actions", "id")
     return (
-        with_more(_list(*heads, rows=rows, fixed=(0, 4), right=(3,)), page["cursor"])
-        if rows
-        else "No alerts."
+        with_more(ItemList(*heads, rows=rows, text=2, right=(3,)), page["cursor"]) if rows else "No alerts."
     )
 
 
@@ -78,7 +65,7 @@ def scored_log(scored: ScoredLog) -> RenderableType:
         (one.first_seen.strftime("%Y-%m-%d %H:%M:%S"), _severity(one.severity), one.sentence)
         for one in scored.alerts
     ]
-    found = [_list("when (UTC)", "severity", "what happened", rows=rows, fixed=(0,))] if rows else []
+    found = [ItemList("when (UTC)", "severity", "what happened", rows=rows, text=2)] if rows else []
     return Group(*found, totals)
 
 
@@ -97,7 +84,7 @@ def incidents_table(page: Json) -> RenderableType:
     ]
     heads = ("began (UTC)", "severity", "state", "what happened", "alerts", "id")
     return (
-        with_more(_list(*heads, rows=rows, fixed=(0, 5), right=(4,)), page["cursor"])
+        with_more(ItemList(*heads, rows=rows, text=3, right=(4,)), page["cursor"])
         if rows
         else "No incidents."
     )

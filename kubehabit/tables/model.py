@@ -38,6 +38,8 @@ def model_screen(answer: Json) -> RenderableType:
         ),
         ("Threshold", f"{answer['scale']:g} of the calibrated one (alerts.threshold_scale)"),
     ]
+    if model.get("history"):
+        rows.append(("History", model["history"]["sentence"]))
     if model.get("notice"):
         rows.append(("Notice", model["notice"]))
     rows += [("Refused", f"version {one['version']}: {one['reason']}") for one in watch.get("refused", [])]

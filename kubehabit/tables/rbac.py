@@ -19,14 +19,6 @@ from kubehabit.tables.screen import few, heading, line, new_table, number
 _Object = dict[str, Any]
 
 
-def rule_words(rule: PolicyRule) -> str:
-    """A broken-down right as people write it."""
-    what = rule.paths[0] if rule.paths else rule.resources[0]
-    group = f".{rule.groups[0]}" if not rule.paths and rule.groups[0] else ""
-    named = f" {rule.names[0]}" if rule.names else ""
-    return f"{rule.verbs[0]} {what}{group}{named}"
-
-
 def check_object(found: Agreement) -> _Object:
     """What comparing a log came to."""
     return {
@@ -86,7 +78,7 @@ def report_object(user: str, rights: Sequence[GrantedRight]) -> _Object:
         "riskyUnused": sum(bool(one.risk) for one in unused),
         "rights": [
             {
-                "right": rule_words(one.rule),
+                "right": one.rule.words,
                 "namespace": one.grant.binding.namespace,
                 "uses": one.uses,
                 "risk": one.risk,

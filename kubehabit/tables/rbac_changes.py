@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from detection.authorization.authorizer import MASTERS
-from detection.authorization.escalation import ADMIN, EscalationStep
+from detection.authorization.escalation import ADMIN, EscalationStep, subjects_who_may
 from detection.authorization.least_privilege import WhatIf
-from detection.authorization.rbac import BindingGrant, Rbac
+from detection.authorization.rbac import Rbac
 from detection.authorization.requests import AccessRequest
 from kubehabit.tables.screen import heading, line, new_table
 
@@ -51,27 +50,16 @@ def whatif_screen(found: _Object) -> list[RenderableType]:
 
 def who_can_rows(rbac: Rbac, request: AccessRequest) -> list[_Object]:
     """Who may make a request, by which bindings."""
-    found: list[_Object] = [{"kind": "Group", "name": MASTERS, "binding": None, "role": None, "sure": True}]
-    for key in sorted(rbac.bindings):
-        binding = rbac.bindings[key]
-        if binding.role is None or key.namespace not in ("", request.namespace):
-            continue
-        granted = rbac.grants(grant := BindingGrant(key, binding.role), request)
-        if granted is False:
-            continue
-        subjects = [("User", one) for one in sorted(binding.users or ())]
-        subjects += [("Group", one) for one in sorted(binding.groups or ())]
-        for kind, name in subjects or [("", "unknown")]:
-            found.append(
-                {
-                    "kind": kind,
-                    "name": name,
-                    "binding": str(grant.binding),
-                    "role": str(grant.role),
-                    "sure": granted is True,
-                }
-            )
-    return found
+    return [
+        {
+            "kind": one.kind,
+            "name": one.name,
+            "binding": None if one.grant is None else str(one.grant.binding),
+            "role": None if one.grant is None else str(one.grant.role),
+            "sure": one.sure,
+        }
+        for one in subjects_who_may(rbac, request)
+    ]
 
 
 def who_can_screen(request: str, found: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -29,11 +30,63 @@ class VisibleConsole(Console):
             yield segment._replace(text="\n".join(map(visible, text.split("\n")))) if text else segment
 
 
+#: Narrower than that, a table with a sentence in a column is hard to read.
+_NARROW = 110
+
+
+class ItemList:
+    """A list of items with one long text each, by the width there is.
+
+    A framed table on a wide terminal; an item of two lines or more on a narrow one, its text below the rest; one line for an
+    item in a pipe, its text last, for `grep`, `awk` and `less -S`.
+
+    Args:
+        heads: of the columns.
+        rows: cells, row by row.
+        text: place of the column with the long text.
+        right: columns that are right-aligned in the table.
+    """
+
+    def __init__(
+        self, *heads: str, rows: Iterable[Sequence[RenderableType]], text: int, right: Sequence[int] = ()
+    ) -> None:
+        self._heads = heads
+        self._rows = [[*map(line, row)] for row in rows]
+        self._text = text
+        self._right = right
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
+        """Render for a console."""
+        if not console.is_terminal:
+            for row in self._rows:
+                cells = [*self._short(row), row[self._text]]
+                one_line = Text("  ").join(cell for cell in cells if isinstance(cell, Text))
+                one_line.no_wrap, one_line.overflow = True, "ignore"
+                yield one_line
+        elif options.max_width < _NARROW:
+            for row in self._rows:
+                yield Text("  ").join(self._short(row))
+                yield Padding(row[self._text], (0, 0, 1, 2))
+        else:
+            table = Table(*self._heads, expand=True, show_lines=True)
+            for place, column in enumerate(table.columns):
+                column.no_wrap = place in (0, len(self._heads) - 1) and place != self._text
+                column.justify = "right" if place in self._right else "left"
+            for row in self._rows:
+                table.add_row(*row)
+            yield table
+
+    def _short(self, row: Sequence[RenderableType]) -> list[Text]:
+        """The cells beside the long text, without those that are empty."""
+        cells = (cell for place, cell in enumerate(row) if place != self._text)
+        return [cell for cell in cells if isinstance(cell, Text) and cell.plain]
+
+
 def show(*parts: RenderableType) -> None:
     """Print to standard output. A pipe has no width, and a table cut at 80 columns is of no use in a file."""
     console = VisibleConsole(width=None if sys.stdout.isatty() else 200)
     for part in parts:
-        console.print(line(part), soft_wrap=isinstance(part, str))
+        console.print(line(part), soft_wrap=isinstance(part, str), crop=False)
 
 
 def when(time: str | None, length: int = 19) -> str:

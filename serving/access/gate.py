@@ -17,9 +17,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access.access_log import AccessLog, shown_path, shown_query
+from serving.access.oidc import OidcSignIn
 from serving.access.rate_limit import CallerRate, Limiter, network_of
 from serving.access.reloading_file import ReloadingFile
-from serving.access.scopes import Need, RouteScopes
+from serving.access.scopes import Need, RouteScopes, allows
 from serving.access.sessions import COOKIE, BrowserSession, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
@@ -35,6 +36,8 @@ _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
 _PROBES = frozenset(("/healthz", "/readyz"))
 _SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/console/static/{name}"}
 # Requested every few seconds: logged at level debug.
+# Parameters of these are not checked: programs send them all the time, or they are files.
+_UNCHECKED = _ROUTINE | _SILENT
 _QUIET = _PROBES | {"/metrics"}
 
 _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
@@ -48,12 +51,12 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request: the holder of a token or certificate, or an address where neither is required.
+    """Who sends a request: the holder of a token or certificate, a person who signed in, or an address if none is required.
 
     `session` is the key of the browser session it came through, or "".
     """
 
-    by: Literal["token", "certificate", "address"]
+    by: Literal["token", "certificate", "person", "address"]
     name: str
     scopes: frozenset[AccessScope]
     rate: CallerRate
@@ -63,6 +66,10 @@ class Caller:
     def holder(self) -> str:
         """The owner of the pages and forms served to this caller."""
         return self.session or f"{self.by}:{self.name}"
+
+    def may(self, need: Need) -> bool:
+        """Whether the caller's scopes suffice where one is needed."""
+        return allows(self.scopes, need)
 
 
 class Access:
@@ -93,6 +100,7 @@ class Access:
         self._rate = CallerRate(rates.requests_per_second, size, rates.burst_seconds)
         self._refused = CallerRate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
+        self.oidc = OidcSignIn.of(settings.access.oidc)
         console = settings.console
         self.body_bytes = settings.limits.body_bytes
         self.sessions = Sessions(60 * console.idle_minutes, 3600 * console.session_hours, clock)
@@ -112,7 +120,10 @@ class Access:
     def guarded(self) -> bool:
         """Whether callers must authenticate."""
         return (
-            self._own is not None or bool(self._settings.certificates) or self._tokens.current() is not None
+            self._own is not None
+            or self.oidc is not None
+            or bool(self._settings.certificates)
+            or self._tokens.current() is not None
         )
 
     def caller(self, scope: Scope) -> Caller:
@@ -162,12 +173,26 @@ class Access:
         """
         how = "paste that of KUBEHABIT_TOKEN, or one that 'kubehabit token create' made."
         found = self._holder(text, how)
-        if "read" not in found.scopes:
+        if not found.may("read"):
             raise ProblemError(
                 403,
                 f"The token {found.name!r} has not the scope 'read', without which there is nothing to see.",
             )
         return found, self.sessions.start(found.name, digest(text))
+
+    def begin_session(self, name: str, scopes: frozenset[AccessScope]) -> tuple[Caller, str]:
+        """Start a browser session of a person whom a provider has signed in. Returns the caller and the cookie's value.
+
+        Raises:
+            ProblemError: 403 without the scope `read`.
+        """
+        if "read" not in scopes:
+            raise ProblemError(
+                403, f"{name} has not the scope 'read', without which there is nothing to see."
+            )
+        sent = self.sessions.start(name, f"person:{name}", scopes)
+        session = self.sessions.find(sent)
+        return Caller("person", name, scopes, self._rate, session.key if session is not None else ""), sent
 
     def _session(self, headers: Headers) -> BrowserSession | None:
         cookies = (part.strip().partition("=") for part in ";".join(headers.getlist("cookie")).split(";"))
@@ -184,6 +209,8 @@ class Access:
         return found
 
     def _proven(self, session: BrowserSession) -> Caller | None:
+        if session.granted is not None:
+            return Caller("person", session.name, session.granted, self._rate, session.key)
         tokens = self._tokens.current()
         found = self._own_by(session.proof) or (tokens.hashed(session.proof) if tokens is not None else None)
         usable = found is not None and not found.expired(self._now())
@@ -195,7 +222,7 @@ class Access:
             return True
         session = self.sessions.held(caller.session)
         found = self._proven(session) if session is not None else None
-        return found is not None and "read" in found.scopes
+        return found is not None and found.may("read")
 
     def _by_certificate(self, certificate: ClientCertificate, headers: Headers) -> Caller:
         name = clean(certificate.name)
@@ -333,7 +360,7 @@ class _Visit:
         if wait:
             raise _too_many(wait, f"requests or bytes of this {self.caller.by}")
         need = self._need
-        if need is None or need == "nothing" or need in self.caller.scopes:
+        if need is None or need == "nothing" or self.caller.may(need):
             return  # without a route, the application answers 404 or 405
         detail = (
             f"This needs the scope '{need}', which the {self.caller.by} {self.caller.name!r} does not have: "
@@ -347,7 +374,7 @@ class _Visit:
         declared = Headers(scope=self._scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:_DIGITS]) > self._access.body_bytes:
             raise too_large(self._access.body_bytes)
-        if not self.route.startswith("/v1/") or self.route in _ROUTINE:
+        if not self.route.startswith(("/v1/", _PAGES)) or self.route in _UNCHECKED:
             return
         known = self._access.routes.parameters(self.route)
         sent = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -16,6 +16,18 @@ from serving.settings import AccessScope
 
 Need = AccessScope | Literal["nothing"]
 
+#: Scopes that a scope includes: who may judge may look, and who may decide everything may judge.
+_INCLUDES: Mapping[str, frozenset[str]] = {
+    "analyst": frozenset(("read",)),
+    "admin": frozenset(("analyst",)),
+}
+
+
+def allows(scopes: Collection[str], need: Need) -> bool:
+    """Whether some scopes suffice where one is needed."""
+    return need in scopes or any(need in _INCLUDES.get(scope, ()) for scope in scopes)
+
+
 #: The scope that each route needs, by method and path as declared. A route that is missing here is not served.
 NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/score"): "ingest",
@@ -24,18 +36,31 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/alerts/stream"): "read",
     ("GET", "/v1/alerts/{alert_id}"): "read",
     # Feedback teaches the next model: read access must not suffice to blind it.
-    ("POST", "/v1/alerts/{alert_id}/feedback"): "admin",
+    ("POST", "/v1/alerts/{alert_id}/feedback"): "analyst",
     ("GET", "/v1/feedback"): "read",
     ("GET", "/v1/exceptions"): "read",
+    # An exception silences alerts before anybody has seen them.
+    ("POST", "/v1/exceptions"): "admin",
+    ("GET", "/v1/overview"): "read",
+    ("GET", "/v1/names"): "read",
+    ("GET", "/v1/rules"): "read",
     ("GET", "/v1/incidents"): "read",
     ("GET", "/v1/incidents/{incident_id}"): "read",
     # Closing or splitting an incident can hide it from readers of the open ones.
     ("POST", "/v1/incidents/{incident_id}/merge"): "admin",
     ("POST", "/v1/incidents/{incident_id}/split"): "admin",
-    ("POST", "/v1/incidents/{incident_id}/close"): "admin",
-    ("POST", "/v1/incidents/{incident_id}/notes"): "admin",
+    ("POST", "/v1/incidents/{incident_id}/close"): "analyst",
+    ("POST", "/v1/incidents/{incident_id}/notes"): "analyst",
+    ("POST", "/v1/incidents/{incident_id}/acknowledge"): "analyst",
+    ("POST", "/v1/incidents/{incident_id}/assign"): "analyst",
+    ("POST", "/v1/incidents/{incident_id}/reopen"): "analyst",
+    ("POST", "/v1/incidents/{incident_id}/outcome"): "analyst",
     # Read access includes export: the ledger and the access log record who did it.
     ("POST", "/v1/incidents/{incident_id}/evidence"): "read",
+    ("GET", "/v1/incidents/{incident_id}/containment"): "read",
+    ("GET", "/v1/rbac/report"): "read",
+    ("GET", "/v1/rbac/who-can"): "read",
+    ("GET", "/v1/rbac/paths"): "read",
     ("GET", "/v1/glossary"): "read",
     ("GET", "/v1/principals"): "read",
     ("GET", "/v1/principals/{principal:path}"): "read",
@@ -53,9 +78,17 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/model/reload"): "admin",
     ("GET", "/metrics"): "read",
     ("GET", "/console/"): "read",
+    ("GET", "/console/alerts"): "read",
     ("GET", "/console/stream"): "read",
     ("GET", "/console/alerts/{alert_id}"): "read",
-    ("POST", "/console/alerts/{alert_id}/feedback"): "admin",
+    ("POST", "/console/alerts/{alert_id}/feedback"): "analyst",
+    ("POST", "/console/alerts/{alert_id}/mute"): "admin",
+    ("POST", "/console/alerts/bulk"): "analyst",
+    ("GET", "/console/exceptions"): "read",
+    ("GET", "/console/names"): "read",
+    ("GET", "/console/event"): "read",
+    ("POST", "/console/views"): "analyst",
+    ("POST", "/console/views/remove"): "analyst",
     ("GET", "/console/principals"): "read",
     ("GET", "/console/principals/{principal:path}"): "read",
     ("GET", "/console/search"): "read",
@@ -65,8 +98,13 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/console/incidents/{incident_id}"): "read",
     ("POST", "/console/incidents/{incident_id}/merge"): "admin",
     ("POST", "/console/incidents/{incident_id}/split"): "admin",
-    ("POST", "/console/incidents/{incident_id}/close"): "admin",
-    ("POST", "/console/incidents/{incident_id}/notes"): "admin",
+    ("POST", "/console/incidents/{incident_id}/close"): "analyst",
+    ("POST", "/console/incidents/{incident_id}/notes"): "analyst",
+    ("POST", "/console/incidents/{incident_id}/acknowledge"): "analyst",
+    ("POST", "/console/incidents/{incident_id}/assign"): "analyst",
+    ("POST", "/console/incidents/{incident_id}/reopen"): "analyst",
+    ("POST", "/console/incidents/{incident_id}/outcome"): "analyst",
+    ("POST", "/console/incidents/bulk"): "analyst",
     ("POST", "/console/incidents/{incident_id}/evidence"): "read",
     ("GET", "/console/glossary"): "read",
     ("POST", "/console/logout"): "read",
@@ -75,6 +113,8 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/console"): "nothing",
     ("GET", "/console/login"): "nothing",
     ("POST", "/console/login"): "nothing",
+    ("GET", "/signin/oidc"): "nothing",
+    ("GET", "/signin/oidc/callback"): "nothing",
     ("GET", "/console/static/{name}"): "nothing",
     # Probes cannot send a token; the API's description says nothing about the cluster.
     ("GET", "/healthz"): "nothing",
@@ -102,7 +142,8 @@ class RouteScopes:
                     f"{route!r} is no plain route, so serving.access.scopes cannot protect it."
                 )
             if isinstance(route, APIRoute):
-                self._queries[route.path] = frozenset(_query_names(route.dependant))
+                # A path with several methods knows the parameters of each.
+                self._queries[route.path] = self.parameters(route.path) | set(_query_names(route.dependant))
             for method in route.methods:
                 need = NEEDS.get((method, route.path))
                 if need is None:

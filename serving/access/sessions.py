@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serving.settings import AccessScope
+
 COOKIE = "kubehabit_session"
 _BYTES = 32
 _LONGEST_COOKIE = 128
@@ -22,7 +24,7 @@ class BrowserSession:
     """The server's side of a session: times are monotonic seconds, `name` is that of the token.
 
     `key` is the hash of the cookie's value, enough to recognise it, not to send it; `proof` that of the token, which is checked
-    again for each request.
+    again for each request. Of a person who signed in at a provider `granted` has the scopes, until the session ends.
     """
 
     key: str
@@ -30,6 +32,7 @@ class BrowserSession:
     proof: str
     began: float
     used: float
+    granted: frozenset[AccessScope] | None = None
 
 
 class Sessions:
@@ -51,7 +54,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def start(self, name: str, proof: str) -> str:
+    def start(self, name: str, proof: str, granted: frozenset[AccessScope] | None = None) -> str:
         """Start a session. Returns the cookie's value, which is not kept."""
         now = self._clock()
         alive = [one for one in self._sessions.values() if not self._over(one, now)]
@@ -61,7 +64,7 @@ class Sessions:
         self._sessions = {one.key: one for one in kept}
         sent = secrets.token_urlsafe(_BYTES)
         key = _hash(sent)
-        self._sessions[key] = BrowserSession(key, name, proof, now, now)
+        self._sessions[key] = BrowserSession(key, name, proof, now, now, granted)
         return sent
 
     def find(self, sent: str) -> BrowserSession | None:

@@ -22,7 +22,7 @@ from data.durable_file import replacing
 from data.errors import KubehabitError
 from serving.settings import AccessScope
 
-SCOPES: tuple[AccessScope, ...] = ("ingest", "read", "admin")
+SCOPES: tuple[AccessScope, ...] = ("ingest", "read", "analyst", "admin")
 
 # Prefix of every token made here, for scanners for leaked secrets.
 PREFIX = "kubehabit_"

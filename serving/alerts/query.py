@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
+from data.errors import KubehabitError
 from serving.schemas import SEVERITIES, Alert, ApiModel
 from serving.storage.database import AlertStore, Page
 from serving.storage.incidents import from_line
@@ -44,6 +45,10 @@ class AlertFilter(BaseModel):
         _Text, Field(description="Only those of this principal, by full name; empty: any")
     ] = ""
     namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
+    technique: Annotated[
+        _Text,
+        Field(description="Only those that look like this ATT&CK technique, such as T1552.007; empty: any"),
+    ] = ""
     text: Annotated[
         _Text,
         Field(
@@ -60,6 +65,7 @@ class AlertFilter(BaseModel):
             SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity or SEVERITIES[0])
             or (self.principal and alert.principal != self.principal)
             or (self.namespace and self.namespace not in names)
+            or (self.technique and self.technique not in {one.id for one in alert.techniques})
         ):
             return False
         text = self.text.replace("\0", "").lower()
@@ -94,6 +100,7 @@ class AlertListQuery(AlertQuery):
     since: Annotated[
         datetime | None, Field(description="Only alerts still going on at or after this time")
     ] = None
+    until: Annotated[datetime | None, Field(description="Only alerts that began before this time")] = None
     limit: Annotated[int, Field(ge=1, le=500)] = 100
     cursor: Annotated[str | None, Field(description="Cursor of the previous page", max_length=32)] = None
 
@@ -135,14 +142,41 @@ class AlertLine:
     state: str
 
 
+class AlertSpan(NamedTuple):
+    """Which time alerts are of: those still going on at or after `since`, and begun before `until`; None is any."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+_ALWAYS = AlertSpan()
+AlertOrder = Literal["newest", "severity", "oldest"]
+
 #: Fields of `AlertLine` that are columns of `ALERT_LINES`.
 _COPIED = ("id", "principal", "kind", "severity", "first_seen", "last_seen", "action_count", "sentence")
 
 
 def lines(
-    connection: Connection, wanted: AlertQuery, *, limit: int, cursor: int | None = None
-) -> tuple[list[AlertLine], int | None]:
-    """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
+    connection: Connection,
+    wanted: AlertQuery,
+    span: AlertSpan = _ALWAYS,
+    *,
+    order: AlertOrder = "newest",
+    limit: int,
+    cursor: str | None = None,
+) -> tuple[list[AlertLine], str | None]:
+    """A page of alerts, and the cursor of the next one; None at the end.
+
+    Args:
+        order: newest or oldest raised first, or the most severe first and of these the newest.
+        cursor: that of the page before.
+
+    Raises:
+        KubehabitError: the cursor is not one of this order.
+    """
+    number = ALERT_LINES.c.alert
+    key = ALERT_LINES.c.severity if order == "severity" else number
+    descending = order != "oldest"
     query = (
         sa.select(
             ALERT_LINES,
@@ -152,12 +186,14 @@ def lines(
         )
         .outerjoin(MEMBERS, MEMBERS.c.alert == ALERT_LINES.c.id)
         .outerjoin(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
-        .where(*_conditions(wanted, ALERT_LINES))
-        .order_by(ALERT_LINES.c.alert.desc())
+        .where(*_conditions(wanted, ALERT_LINES, span))
+        .order_by(*(column.desc() if descending else column.asc() for column in (key, number)))
         .limit(limit + 1)
     )
     if cursor is not None:
-        query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
+        at = sa.tuple_(*map(sa.literal, _position(cursor, order)))
+        here = sa.tuple_(key, number)
+        query = query.where(here < at if descending else here > at)
     found = connection.execute(query).all()
     page = [
         AlertLine(
@@ -170,7 +206,19 @@ def lines(
         )
         for row in found[:limit]
     ]
-    return page, found[limit - 1].alert if len(found) > limit else None
+    if len(found) <= limit:
+        return page, None
+    last = found[limit - 1]
+    return page, f"{last.severity}-{last.alert}" if order == "severity" else str(last.alert)
+
+
+def _position(cursor: str, order: AlertOrder) -> tuple[int, int]:
+    """Key and number at which a page ended."""
+    parts = cursor.split("-") if order == "severity" else [cursor, cursor]
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts):
+        raise KubehabitError("'cursor' is not one of ours: use the value of the page before, or none.")
+    key, number = (min(int(part), LARGEST_NUMBER) for part in parts)
+    return key, number
 
 
 def whole(
@@ -178,6 +226,7 @@ def whole(
     wanted: AlertQuery,
     *,
     since: datetime | None = None,
+    until: datetime | None = None,
     limit: int = 100,
     cursor: int | None = None,
 ) -> Page:
@@ -185,21 +234,19 @@ def whole(
 
     Args:
         wanted: the filters.
-        since: only those still going on at or after this moment.
+        since, until: only those still going on at or after the first moment, and begun before the second.
         cursor: that of the page before.
     """
-    conditions = list(_conditions(wanted, ALERTS))
-    if since is not None:
-        conditions.append(ALERTS.c.last_seen >= microseconds(since))
+    conditions = _conditions(wanted, ALERTS, AlertSpan(since, until))
     found = store.page(*conditions, limit=limit, cursor=cursor)
     # The filters on columns of lines let alerts without a line pass.
     return Page([alert for alert in found.alerts if AlertFilter.matches(wanted, alert)], found.cursor)
 
 
-def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
+def by_severity(connection: Connection, wanted: AlertQuery, span: AlertSpan = _ALWAYS) -> dict[str, int]:
     """Number of alerts of each severity, most severe first."""
     column = ALERT_LINES.c.severity
-    query = sa.select(column, sa.func.count()).where(*_conditions(wanted, ALERT_LINES)).group_by(column)
+    query = sa.select(column, sa.func.count()).where(*_conditions(wanted, ALERT_LINES, span)).group_by(column)
     found = {SEVERITIES[severity]: number for severity, number in connection.execute(query)}
     return {name: found.get(name, 0) for name in reversed(SEVERITIES[1:])}
 
@@ -239,15 +286,21 @@ def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
     )
 
 
-def _conditions(wanted: AlertQuery, of: sa.Table) -> list[sa.ColumnElement[bool]]:
+def _conditions(wanted: AlertQuery, of: sa.Table, span: AlertSpan) -> list[sa.ColumnElement[bool]]:
     """Conditions on rows of `ALERT_LINES`, or of `ALERTS` joined with their lines, where they have any."""
     found: list[sa.ColumnElement[bool]] = []
     only_lines: list[sa.ColumnElement[bool]] = []
     line = ALERT_LINES.c
     if wanted.severity:
         found.append(of.c.severity >= SEVERITIES.index(wanted.severity))
-    if "\0" in wanted.principal + wanted.namespace or "\n" in wanted.namespace:
+    if span.since is not None:
+        found.append(of.c.last_seen >= microseconds(span.since))
+    if span.until is not None:
+        found.append(of.c.first_seen < microseconds(span.until))
+    if "\0" in wanted.principal + wanted.namespace + wanted.technique or "\n" in wanted.namespace:
         return [sa.false()]  # no name holds them, and no text in PostgreSQL may hold the first
+    if wanted.technique:
+        only_lines.append(line.techniques.contains(f"\n{wanted.technique}\n", autoescape=True))
     if wanted.principal:
         found.append(of.c.principal == wanted.principal)
     if wanted.namespace:

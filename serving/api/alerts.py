@@ -28,7 +28,9 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
         """List alerts, newest raised first. All filters must match."""
         after = position_of(query.cursor)
         store = service.ready().store
-        return AlertPage.from_page(whole(store, query, since=query.since, limit=query.limit, cursor=after))
+        return AlertPage.from_page(
+            whole(store, query, since=query.since, until=query.until, limit=query.limit, cursor=after)
+        )
 
     @app.get(
         "/v1/alerts/stream",
@@ -63,7 +65,7 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
     def principal_report(principal: str) -> PrincipalReport:
         """Who a principal is, whom it is compared with, and what it did since counting began."""
         engine = service.ready()
-        report = engine.principals.report(principal)
+        report = engine.principal_report(principal)
         if report is None:
             raise ProblemError(
                 404, "This principal is not in the model's training and did nothing since counting began."

@@ -13,6 +13,7 @@ from data.errors import UnknownPrincipalError
 from serving.api.parameters import EventQuery, Moment, Text, span_of
 from serving.api.principals import FreshHistory
 from serving.forensics import clock
+from serving.forensics.evidence.csv_table import as_csv
 from serving.forensics.evidence.export import Subject
 from serving.forensics.evidence.page import render
 from serving.forensics.principal_habits import compared, habits_of
@@ -26,7 +27,10 @@ from serving.schemas import ApiModel, clean
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="reason; kept in the ledger")]
 Who = Annotated[str, Field(max_length=256, description="name of the person who exports; kept in the ledger")]
-Form = Annotated[Literal["json", "html"], Query(description="html: a page to read and print")]
+Form = Annotated[
+    Literal["json", "html", "csv"],
+    Query(description="html: a page to read and print; csv: the events as a table, without proof"),
+]
 
 
 class EvidenceRequest(ApiModel):
@@ -227,7 +231,7 @@ def caller_of(request: Request, said: str) -> str:
     return f"{known} of the API, from {address}" + (f", who says to be {clean(said)!r}" if said else "")
 
 
-def as_file(made: bytes, form: Literal["json", "html"], name: str, *, shown: bool = True) -> Response:
+def as_file(made: bytes, form: Literal["json", "html", "csv"], name: str, *, shown: bool = True) -> Response:
     """A file of evidence, or its page, as a download; `shown`: the page opens in the browser."""
     if form == "html":
         headers = {
@@ -235,6 +239,9 @@ def as_file(made: bytes, form: Literal["json", "html"], name: str, *, shown: boo
             "Content-Disposition": f'{"inline" if shown else "attachment"}; filename="{name}.html"',
         }
         return Response(render(made), media_type="text/html; charset=utf-8", headers=headers)
+    if form == "csv":
+        headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+        return Response(as_csv(made), media_type="text/csv; charset=utf-8", headers=headers)
     headers = {"Content-Disposition": f'attachment; filename="{name}.json"'}
     return Response(made, media_type="application/json", headers=headers)
 

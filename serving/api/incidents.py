@@ -5,15 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import FastAPI, Query, Request
 
 from data.errors import NotFoundError
 from serving.http.body import documented, read_model
 from serving.http.links import INCIDENT, leads_to
-from serving.http.problems import position_of
-from serving.incidents.incidents import Asker, Close, Decision, IncidentPage, Merge, Note, Split
+from serving.incidents.incidents import (
+    Acknowledge,
+    Asker,
+    Assign,
+    Close,
+    Correct,
+    Decision,
+    IncidentPage,
+    Merge,
+    Note,
+    Reopen,
+    Split,
+)
+from serving.incidents.query import IncidentListQuery
 from serving.incidents.report import Incident
 from serving.runtime import Service
 from serving.scoring.feedback import close_alerts
@@ -22,7 +34,7 @@ _log = logging.getLogger("kubehabit.api")
 _MAX_NOTE = 1000
 _NO_INCIDENT = "There is no such incident: see GET /v1/incidents."
 
-_Sent = TypeVar("_Sent", Merge, Split, Close, Note)
+_Sent = TypeVar("_Sent", Merge, Split, Close, Note, Acknowledge, Assign, Reopen, Correct)
 
 
 async def decide(request: Request, incident_id: str, decision: Decision) -> Incident:
@@ -30,7 +42,7 @@ async def decide(request: Request, incident_id: str, decision: Decision) -> Inci
     service: Service = request.app.state.service
     address = request.client.host if request.client is not None else ""
     asker = Asker(request.scope.get("kubehabit.caller", ""), address)
-    if isinstance(decision, Close):
+    if isinstance(decision, Close | Correct):
         await _judge_alerts(service, incident_id, decision, asker)
     decided = await asyncio.to_thread(service.ready().incidents.decide, incident_id, decision, asker)
     _log.info(
@@ -40,11 +52,12 @@ async def decide(request: Request, incident_id: str, decision: Decision) -> Inci
     return decided
 
 
-async def _judge_alerts(service: Service, incident_id: str, decision: Close, asker: Asker) -> None:
+async def _judge_alerts(service: Service, incident_id: str, decision: Close | Correct, asker: Asker) -> None:
     """Take in the outcome of an incident as a verdict on its alerts; before it is closed, so that a crash loses neither."""
     running = service.running()
-    alerts = await asyncio.to_thread(running.engine.incidents.to_close, incident_id)
-    note = f"incident {incident_id} closed" + (f": {decision.note}" if decision.note else "")
+    alerts = await asyncio.to_thread(running.engine.incidents.to_judge, incident_id, decision)
+    what = "closed" if isinstance(decision, Close) else "corrected"
+    note = f"incident {incident_id} {what}" + (f": {decision.note}" if decision.note else "")
     give = partial(close_alerts, note=note[:_MAX_NOTE], by=decision.by, address=asker.address)
     with service.intake.turn():
         await asyncio.to_thread(give, running.engine.store, running.pipeline, alerts, decision.outcome)
@@ -71,14 +84,12 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         "/v1/incidents", tags=["incidents"], responses=leads_to("incident_id", "/incidents/0/id", *INCIDENT)
     )
     def incidents(
-        state: Annotated[
-            Literal["open", "closed", "merged"] | None, Query(description="Only those in this state")
-        ] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Query(description="Cursor of the previous page", max_length=32)] = None,
+        query: Annotated[IncidentListQuery, Query()],
     ) -> IncidentPage:
-        """List incidents, newest first: alerts that belong together, each in a sentence."""
-        return service.ready().incidents.page(state=state, limit=limit, cursor=position_of(cursor))
+        """List incidents, newest first by default: alerts that belong together, each in a sentence. All filters must match."""
+        return service.ready().incidents.page(
+            query, since=query.since, until=query.until, limit=query.limit, cursor=query.cursor
+        )
 
     @app.get("/v1/incidents/{incident_id}", tags=["incidents"])
     def incident(incident_id: str) -> Incident:
@@ -102,6 +113,28 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         An outcome of normal or malicious is feedback on each of its alerts.
         """
         return await decide(request, incident_id, await sent(request, Close))
+
+    @app.post(
+        "/v1/incidents/{incident_id}/acknowledge", tags=["incidents"], openapi_extra=documented(Acknowledge)
+    )
+    async def acknowledge(incident_id: str, request: Request) -> Incident:
+        """Acknowledge an incident: others see that a person looks at it."""
+        return await decide(request, incident_id, await sent(request, Acknowledge))
+
+    @app.post("/v1/incidents/{incident_id}/assign", tags=["incidents"], openapi_extra=documented(Assign))
+    async def assign(incident_id: str, request: Request) -> Incident:
+        """Say who works on an incident, or with an empty name that nobody does."""
+        return await decide(request, incident_id, await sent(request, Assign))
+
+    @app.post("/v1/incidents/{incident_id}/reopen", tags=["incidents"], openapi_extra=documented(Reopen))
+    async def reopen(incident_id: str, request: Request) -> Incident:
+        """Reopen a closed incident. The verdict on its alerts stays until another outcome is given."""
+        return await decide(request, incident_id, await sent(request, Reopen))
+
+    @app.post("/v1/incidents/{incident_id}/outcome", tags=["incidents"], openapi_extra=documented(Correct))
+    async def correct(incident_id: str, request: Request) -> Incident:
+        """Correct the outcome of a closed incident. It is the verdict on each of its alerts from now on."""
+        return await decide(request, incident_id, await sent(request, Correct))
 
     @app.post("/v1/incidents/{incident_id}/notes", tags=["incidents"], openapi_extra=documented(Note))
     async def note(incident_id: str, request: Request) -> Incident:

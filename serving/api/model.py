@@ -28,14 +28,15 @@ def install(app: FastAPI, service: Service) -> None:
         engine = service.ready()
         if service.watch is not None:
             return service.watch.status()
-        return ModelStatus(**{name: getattr(engine.model, name) for name in ModelInfo.model_fields})
+        shown = {name: getattr(engine.model, name) for name in ModelInfo.model_fields}
+        return ModelStatus(**shown, history=engine.readiness.status())
 
     @app.get("/v1/model", tags=["model"])
     def model() -> ModelStatus:
         """The model that is served, where it came from, what it was trained on, and how it follows the registry.
 
-        `watch` has the last look, the refused versions and why, and the last change; `challenger`, where one runs in shadow,
-        how its verdicts differ.
+        `history` says which share of recent actions is by principals with enough history. `watch` has the last look, the
+        refused versions and why, and the last change; `challenger`, where one runs in shadow, how its verdicts differ.
         """
         return status()
 

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from typing_extensions import TypedDict
 
+from data.events.audit_event import Decoded
 from serving.http.links import ALERT, leads_to
 from serving.runtime import Service
 from serving.scoring.intake import merge
@@ -88,6 +89,14 @@ def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
 
 
+def _note_source(service: Service, request: Request, route: str, decoded: Decoded) -> None:
+    """Count what a sender sent, by the name of its token or certificate, or else by its address."""
+    address = request.client.host if request.client is not None else "unknown"
+    sender = request.scope.get("kubehabit.caller") or address
+    skipped = sum(decoded.skipped.values())
+    service.metrics.ingest.received(sender, route, len(decoded.events), len(decoded.dead), skipped)
+
+
 def add_score_routes(app: FastAPI, service: Service) -> None:
     """Add the routes."""
     one = {"one event": {"value": _EXAMPLE_EVENT}}
@@ -115,6 +124,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         pipeline = service.running().pipeline
         with service.intake.turn():
             decoded, batch = await service.intake.score(pipeline, *await received(request), "/v1/score")
+        _note_source(service, request, "/v1/score", decoded)
         results = merge(decoded, batch)
         became, skipped = Counter(result["status"] for result in results), sum(decoded.skipped.values())
         judge = batch.model or service.ready().model
@@ -150,6 +160,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         pipeline = service.running().pipeline
         with service.intake.turn():
             decoded = await service.intake.accept(pipeline, *await received(request), "/v1/audit")
+        _note_source(service, request, "/v1/audit", decoded)
         accepted, rejected, skipped = len(decoded.events), len(decoded.dead), sum(decoded.skipped.values())
         answer: AuditResponse = {
             "counts": {

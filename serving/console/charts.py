@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from markupsafe import Markup
 
+from serving.alerts.overview import AlertsAt
 from serving.console.render import environment
+from serving.console.when import zone_name
 
 #: Shades of a heat map; 0 is nothing at all.
 LEVELS = 5
@@ -139,8 +141,9 @@ def _events(count: int) -> str:
 
 # -- how unusual --------------------------------------------------------------------------------------------------
 
-#: Share of the threshold at the top of the picture; higher values are cut off, and are in the table.
-_TOP = 2.0
+#: Shares of the threshold that can be at the top of the picture: the least that is enough. What is higher than the last is cut
+#: off, and marked as cut; the table has its height.
+_TOPS = (2.0, 4.0, 8.0)
 
 
 def surprise_bars(
@@ -158,13 +161,15 @@ def surprise_bars(
     begin = bars[0].at
     places = max(int((until - begin) / step) + 1, 8)
     hourly = step < timedelta(days=1)
+    nearest = max(bar.height for bar in bars)
+    top = next((one for one in _TOPS if nearest <= one), _TOPS[-1])
     shapes = [
-        _level_line(1.0, places, "limit"),
-        *(_level_line(share, places, "guide") for share in (0.5, 1.5)),
+        _level_line(1.0 / top, places, "limit"),
+        *(_level_line(share, places, "guide") for share in (0.25, 0.5, 0.75) if share != 1.0 / top),
     ]
     for bar in bars:
         place = int((bar.at - begin) / step)
-        high = max(_HIGH * min(bar.height, _TOP) / _TOP, 0.8)
+        high = max(_HIGH * min(bar.height, top) / top, 0.8)
         words = (
             f"{_when(bar.at, hourly)}: reached {bar.height:.0%} of its threshold, {bar.flagged:,} unusual of "
             f"{bar.count:,} actions"
@@ -174,7 +179,9 @@ def surprise_bars(
                 '<rect class="bar {}" x="{:.3f}" y="{:.3f}" width="0.76" height="{:.3f}"><title>{}</title></rect>'
             ).format("over" if bar.flagged else "under", place + 0.12, _HIGH - high, high, words)
         )
-        middle = _HIGH - _HIGH * min(bar.middle, _TOP) / _TOP
+        if bar.height > top:
+            shapes.append(Markup('<path class="cut" d="M{:.3f} 5l0.92 -3"/>').format(place + 0.04))
+        middle = _HIGH - _HIGH * min(bar.middle, top) / top
         shapes.append(Markup('<path class="middle" d="M{:.3f} {:.3f}h0.92"/>').format(place + 0.04, middle))
     over = sum(1 for bar in bars if bar.flagged)
     greatest = max(bars, key=lambda bar: bar.height)
@@ -206,7 +213,7 @@ def surprise_bars(
         f"Nearest {_when(greatest.at, hourly)}, with {greatest.height:.0%} of the threshold. {alerts}",
         shapes,
         plot="over-time",
-        left=("levels", ("200%", "150%", "100%", "50%", "0")),
+        left=("levels", [f"{top * part:.0%}" for part in (1, 0.75, 0.5, 0.25)] + ["0"]),
         below=("moments", [_when(at, hourly) for at in moments]),
         kind="surprise",
         width=places,
@@ -217,11 +224,94 @@ def surprise_bars(
 
 
 def _level_line(share: float, width: float, kind: str) -> Markup:
-    return Markup('<path class="{}" d="M0 {:.3f}H{:g}"/>').format(kind, _HIGH * (1 - share / _TOP), width)
+    return Markup('<path class="{}" d="M0 {:.3f}H{:g}"/>').format(kind, _HIGH * (1 - share), width)
 
 
 def _when(at: datetime, hourly: bool) -> str:
     return f"{at.day} {at:%b %H:%M}" if hourly else f"{at.day} {at:%b}"
+
+
+# -- how many -----------------------------------------------------------------------------------------------------
+
+#: From the bottom of a bar upwards.
+_BY_SEVERITY = ("low", "medium", "high", "critical")
+
+
+def severity_bars(
+    name: str, steps: Sequence[AlertsAt], *, title: str, step: timedelta, zone: tzinfo
+) -> Markup:
+    """Alerts over time, each bar parted by severity, the most severe on top.
+
+    Args:
+        name: unique on the page.
+        steps: one for each stretch of time, also those without an alert.
+        title: short.
+        step: length of a stretch.
+        zone: in which hours are written; days are those of UTC, by which they were counted.
+    """
+    hourly = step < timedelta(days=1)
+    most = max((one.total for one in steps), default=0)
+    top = _round_up(most)
+    shapes = [
+        Markup('<path class="guide" d="M0 {:.3f}H{:g}"/>').format(_HIGH * part, len(steps))
+        for part in (0.0, 0.5, 1.0)
+    ]
+    names = []
+    for place, one in enumerate(steps):
+        at = one.at.astimezone(zone) if hourly else one.at
+        names.append(_when(at, hourly))
+        words = ", ".join(f"{getattr(one, key)} {key}" for key in reversed(_BY_SEVERITY) if getattr(one, key))
+        below = _HIGH
+        for key in _BY_SEVERITY:
+            if number := getattr(one, key):
+                high = _HIGH * number / top
+                below -= high
+                shapes.append(
+                    Markup(
+                        '<rect class="rated {}" x="{:.3f}" y="{:.3f}" width="0.76" height="{:.3f}"/>'
+                    ).format(key, place + 0.12, below, high)
+                )
+        title_of = f"{names[-1]}: {words or 'no alert'}"
+        shapes.append(
+            Markup('<rect class="feel" x="{}" y="0" width="1" height="{:g}"><title>{}</title></rect>').format(
+                place, _HIGH, title_of
+            )
+        )
+    total = sum(one.total for one in steps)
+    busiest = max(range(len(steps)), key=lambda place: steps[place].total) if steps else 0
+    unit = "hour" if hourly else "day"
+    summary = (
+        f"{total:,} alert{'' if total == 1 else 's'}; most in the {unit} of {names[busiest]}: {most:,}."
+        if total
+        else "No alert in this time."
+    )
+    head = f"Hour ({zone_name(zone)})" if hourly else "Day (UTC)"
+    return _figure(
+        name,
+        title,
+        summary,
+        shapes,
+        plot="over-time",
+        left=("levels", (f"{top:,}", f"{top / 2:,g}", "0")),
+        below=("moments", [names[0], names[len(names) // 2], names[-1]] if len(names) > 2 else names),
+        kind="severities",
+        width=max(len(steps), 1),
+        legend=[(f"rated {key}", key) for key in reversed(_BY_SEVERITY)],
+        heads=(head, *reversed(_BY_SEVERITY)),
+        rows=[
+            (names[place], *(getattr(one, key) or "" for key in reversed(_BY_SEVERITY)))
+            for place, one in reversed(list(enumerate(steps)))
+            if one.total
+        ],
+    )
+
+
+def _round_up(number: int) -> int:
+    """The next number of 2, 4, 6, 10, 20, 40 and so on, which can be halved on an axis."""
+    size = 1
+    while number > 10 * size:
+        size *= 10
+    return next(step * size for step in (2, 4, 6, 10) if number <= step * size)
 
 
 # -- how much ------------------------------------------------------------------------------------------------------

@@ -14,20 +14,23 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from serving.console.render import count, visible
+from serving.console.render import count, events_url, object_url, principal_url, visible
 from serving.incidents.graph import Edge, Graph, Node
 from serving.incidents.links import ANY
 
 _MOST_OBJECTS, _MOST_FOLLOWING, _MOST_OTHERS = 10, 5, 4
 _HEIGHT, _ACROSS, _DOWN, _MARGIN = 42, 72, 10, 16
-_WIDTHS = {"origin": 132, "principal": 188, "object": 188, "consequence": 156}
+_WIDTHS = {"origin": 144, "principal": 208, "object": 208, "consequence": 168}
 
 #: Height of the gap through which a line passes a layer: without it, it would seem to begin at a box that it
 #: passes under.
 _WAY = 8
 
-#: Width of a letter of a name, in the picture's units: a little more than the widest common font needs on average.
-_LETTER = 6.6
+#: Width of a letter of a name, and of what stands under it, in the picture's units: what the widest common font needs on
+#: average. What is wider still is cut off at the box.
+_LETTER, _SMALL_LETTER = 7.4, 6.3
+#: Height of a label beside a line, and how far one that would cover another is moved.
+_LABEL = 12
 _SWEEPS = 6
 _ACCOUNT = "system:serviceaccount:"
 
@@ -61,6 +64,16 @@ class _Box:
     width: int = 0
     height: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    url: str = ""
+
+
+@dataclass(slots=True)
+class _Label:
+    """What stands beside a line; `x` is its middle, `y` its base."""
+
+    x: float
+    y: float
+    text: str
 
 
 @dataclass(slots=True)
@@ -78,7 +91,7 @@ class _GraphLine:
 
 
 def draw(graph: Graph, ident: str = "graph") -> Markup:
-    """The picture; empty where there is nothing to draw.
+    """The picture, each box a link to what was done by, from or with it; empty where there is nothing to draw.
 
     Args:
         graph: of an incident.
@@ -90,10 +103,12 @@ def draw(graph: Graph, ident: str = "graph") -> Markup:
     layers = _arranged(boxes, lines)
     width, height = _placed(layers)
     by_key = {box.key: box for box in boxes}
-    parts = [_drawn_line(line, by_key[line.source], by_key[line.target]) for line in lines]
+    labels: list[_Label] = []
+    parts = [_drawn_line(line, by_key[line.source], by_key[line.target], labels) for line in lines]
     parts += [_drawn_box(box) for box in boxes]
+    parts += _drawn_labels(labels)  # last, so that no line runs through them
     return Markup(
-        '<svg class="graph" role="img" aria-labelledby="{0}-title {0}-text" viewBox="0 0 {1} {2}" width="{1}" height="{2}">'
+        '<svg class="graph" role="group" aria-labelledby="{0}-title {0}-text" viewBox="0 0 {1} {2}" width="{1}" height="{2}">'
         '<title id="{0}-title">How it spread</title><desc id="{0}-text">{3}</desc>'
         '<defs><marker id="{0}-tip" class="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 .6L7.4 4 0 7.4z"/></marker></defs>{4}</svg>'
@@ -134,7 +149,7 @@ def _simplified(graph: Graph) -> tuple[list[_Box], list[_GraphLine]]:
     for key, nodes in held.items():
         first, actions = nodes[0], sum(node.actions for node in nodes)
         whole = _and([node.name for node in nodes], 12)
-        boxes[key] = _Box(key, first.kind, first.role, group[first.id][1], whole, actions)
+        boxes[key] = _Box(key, first.kind, first.role, group[first.id][1], whole, actions, url=_url(nodes))
     lines: dict[tuple[str, str, str], _GraphLine] = {}
     for edge in graph.edges:
         if edge.source not in group or edge.target not in group:
@@ -151,6 +166,24 @@ def _simplified(graph: Graph) -> tuple[list[_Box], list[_GraphLine]]:
         outcomes = boxes[target].outcomes
         outcomes[edge.kind] = outcomes.get(edge.kind, 0) + edge.count
     return list(boxes.values()), list(lines.values())
+
+
+def _url(nodes: Sequence[Node]) -> str:
+    """Where a box leads: the page of a principal, or the search of what was done with an object or from an address."""
+    first = nodes[0]
+    since = min(node.first_seen for node in nodes)
+    if first.kind == "principal":
+        return "" if len(nodes) > 1 or first.name.endswith(ANY) else principal_url(first.name)
+    if first.kind == "origin":
+        return events_url(since, address=first.name)
+    if first.kind == "consequence":
+        return object_url(since, first.name.partition("/")[0])
+    places = {_place(node) for node in nodes}
+    resource, namespace = _place(first)
+    if resource == "path" or len({place[0] for place in places}) > 1:
+        return ""
+    name = first.name.partition(" ")[2].rpartition("/")[2] if len(nodes) == 1 else ""
+    return object_url(since, resource, namespace if len(places) == 1 else "", "" if name == "*" else name)
 
 
 def _place(node: Node) -> tuple[str, str]:
@@ -308,7 +341,8 @@ def _placed(layers: Sequence[Sequence[_Box]]) -> tuple[float, float]:
 # -- how it looks -------------------------------------------------------------------------------------------------
 
 
-def _drawn_line(line: _GraphLine, source: _Box, target: _Box) -> Markup:
+def _drawn_line(line: _GraphLine, source: _Box, target: _Box, labels: list[_Label]) -> Markup:
+    """A line; what stands beside it is added to the labels."""
     ahead = target.layer > source.layer
     begin_x, begin_y = source.x + source.width, source.y + source.height / 2
     end_x, end_y = (target.x if ahead else target.x + target.width), target.y + target.height / 2
@@ -323,21 +357,38 @@ def _drawn_line(line: _GraphLine, source: _Box, target: _Box) -> Markup:
         out = max(begin_x, end_x) + 46
         path += f"C{out:.0f} {begin_y:.0f} {out:.0f} {end_y:.0f} {end_x + 2:.0f} {end_y:.0f}"
     classes = f"line {line.sure}" + (" tie" if line.link else "") + f" to-{target.kind}"
-    label = Markup("")
     if line.link:
         # Nearer to where it leads, as several lines begin at the same place.
         x, y = (begin_x + end_x) / 2, begin_y + 0.72 * (end_y - begin_y)
         if not ahead:
             x = max(begin_x, end_x) + 34
-        label = Markup('<text class="by" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            round(x), round(y) - 5, line.kind
-        )
+        labels.append(_Label(x, y - 5, line.kind))
     title = (
         f"{source.name} → {target.name}: {line.kind}, {count(line.number, 'time')}, {line.sure}: {line.why}"
     )
-    return Markup('<g class="{}"><title>{}</title><path d="{}" marker-end="url(#graph-tip)"/>{}</g>').format(
-        classes, visible(title), path, label
+    return Markup('<g class="{}"><title>{}</title><path d="{}" marker-end="url(#graph-tip)"/></g>').format(
+        classes, visible(title), path
     )
+
+
+def _drawn_labels(labels: Sequence[_Label]) -> list[Markup]:
+    """Labels, moved up where they would cover one another."""
+    placed: list[_Label] = []
+    for label in sorted(labels, key=lambda one: (-one.y, one.x)):
+        while any(_covers(label, other) for other in placed):
+            label.y -= _LABEL
+        placed.append(label)
+    return [
+        Markup('<text class="by" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            round(one.x), round(max(one.y, _LABEL)), one.text
+        )
+        for one in placed
+    ]
+
+
+def _covers(one: _Label, other: _Label) -> bool:
+    reach = (len(one.text) + len(other.text)) * _SMALL_LETTER / 2
+    return abs(one.x - other.x) < reach and abs(one.y - other.y) < _LABEL
 
 
 def _curve(begin_x: float, begin_y: float, end_x: float, end_y: float) -> str:
@@ -347,16 +398,17 @@ def _curve(begin_x: float, begin_y: float, end_x: float, end_y: float) -> str:
 
 def _drawn_box(box: _Box) -> Markup:
     what = _ROLES.get(box.role, "")
-    letters = int((box.width - 24) / _LETTER)
+    room = box.width - 24
     if box.kind == "object":
         what = ", ".join(f"{action} {number:,}×" for action, number in list(box.outcomes.items())[:3])
     elif box.kind == "consequence":
         what = f"{what}, {box.actions:,}×"
     elif box.kind == "principal" and box.actions:
         what = f"{what}, {count(box.actions, 'action')}"
-    return Markup(
+    drawn = Markup(
         '<g class="box {} {}"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" rx="{}"/>'
-        '<text class="name" x="{}" y="{}">{}</text><text class="what" x="{}" y="{}">{}</text></g>'
+        '<svg x="{}" y="{}" width="{}" height="{}"><text class="name" x="0" y="18">{}</text>'
+        '<text class="what" x="0" y="33">{}</text></svg></g>'
     ).format(
         f"is-{box.kind}",
         f"is-{box.role}",
@@ -367,12 +419,13 @@ def _drawn_box(box: _Box) -> Markup:
         box.height,
         box.height // 2 if box.kind == "origin" else 7,
         round(box.x + 14),
-        round(box.y + 18),
-        _fit(visible(box.name), letters),
-        round(box.x + 14),
-        round(box.y + 33),
-        _fit(visible(what), letters + 4),
+        round(box.y),
+        round(room),
+        box.height,
+        _fit(visible(box.name), int(room / _LETTER)),
+        _fit(visible(what), int(room / _SMALL_LETTER)),
     )
+    return Markup('<a href="{}">{}</a>').format(box.url, drawn) if box.url else drawn
 
 
 def _fit(text: str, letters: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
@@ -21,8 +21,9 @@ from starlette.types import Scope
 
 from data.visible_text import visible as visible_line
 from serving.access.gate import Caller
-from serving.access.scopes import NEEDS
+from serving.access.scopes import NEEDS, Need
 from serving.access.sessions import COOKIE
+from serving.console.when import zone_name, zone_of
 from serving.settings import Settings
 
 HERE = Path(__file__).parent
@@ -53,11 +54,13 @@ class NavigationItem(NamedTuple):
 
 #: Those that are declared in `access.NEEDS` are shown.
 NAVIGATION = (
-    NavigationItem("/console/", "Alerts", "bell"),
+    NavigationItem("/console/", "Overview", "gauge"),
+    NavigationItem("/console/alerts", "Alerts", "bell"),
     NavigationItem("/console/incidents", "Incidents", "graph"),
     NavigationItem("/console/principals", "Principals", "people"),
     NavigationItem("/console/search", "Search", "search"),
     NavigationItem("/console/model", "Model", "chip"),
+    NavigationItem("/console/exceptions", "Exceptions", "mute"),
     NavigationItem("/console/glossary", "Glossary", "book"),
 )
 
@@ -163,13 +166,26 @@ def _iso(moment: datetime) -> str:
     return _zoned(moment).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def moment(value: datetime, form: str = "full") -> Markup:
-    """A moment as a `time` element; `form`: full, time (of day), or day."""
-    value = _zoned(value)
+@jinja2.pass_context
+def _moment(context: Context, value: datetime | str, form: str = "full") -> Markup:
+    return moment(value, form, context["time_zone"])
+
+
+def moment(value: datetime | str, form: str = "full", zone: tzinfo = UTC) -> Markup:
+    """A moment as a `time` element, in a time zone, with UTC in its title.
+
+    Args:
+        value: the moment, or an RFC 3339 time.
+        form: full, minute, time (of day), or day.
+        zone: that it is shown in.
+    """
+    value = _zoned(datetime.fromisoformat(value) if isinstance(value, str) else value)
+    local = value.astimezone(zone)
     shown = {
-        "full": utc(value),
-        "time": value.strftime("%H:%M:%S"),
-        "day": f"{value:%A} {value.day} {value:%B %Y}",
+        "full": f"{local:%Y-%m-%d %H:%M:%S}",
+        "minute": f"{local:%Y-%m-%d %H:%M}",
+        "time": f"{local:%H:%M:%S}",
+        "day": f"{local:%A} {local.day} {local:%B %Y}",
     }[form]
     return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
         _iso(value), value.isoformat(sep=" ", timespec="milliseconds")[:-6], shown
@@ -220,11 +236,33 @@ def page_links(path: str, query: Mapping[str, str], cursor: object, following: s
 
 
 def principal_url(name: str) -> str:
-    """Where a principal's page is: alerts of it, where there is no page of its own."""
-    if has_page("/console/principals/{principal:path}"):
-        # Slashes are encoded too: a ".." between two of them would be resolved away by the browser.
-        return "/console/principals/" + quote(name, safe=":@")
-    return "/console/?" + urlencode({"principal": name})
+    """Where a principal's page is."""
+    # Slashes are encoded too: a ".." between two of them would be resolved away by the browser.
+    return "/console/principals/" + quote(name, safe=":@")
+
+
+#: How far before a moment its search begins.
+_BEFORE = timedelta(days=7)
+
+
+def events_url(time: datetime | str | None, **filters: str) -> str:
+    """A search of the events around a moment that match filters of `EventQuery`; of the last days without a moment."""
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    since = "28d" if time is None else (_zoned(time) - _BEFORE).date().isoformat()
+    return "/console/search?" + urlencode({"ask": "events", **filters, "since": since})
+
+
+def event_url(audit_id: str, time: datetime | str | None = None) -> str:
+    """The page of a request, by its audit ID and time; a time makes it quick to find."""
+    at = {} if time is None else {"at": _iso(datetime.fromisoformat(time) if isinstance(time, str) else time)}
+    return "/console/event?" + urlencode({"auditID": audit_id, **at})
+
+
+def object_url(time: datetime | str | None, resource: str, namespace: str = "", name: str = "") -> str:
+    """A search of what was done with an object, or with a kind of objects."""
+    given = {"resource": resource, "namespace": namespace, "name": name}
+    return events_url(time, **{key: value for key, value in given.items() if value})
 
 
 @lru_cache(maxsize=32)
@@ -252,15 +290,16 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(explain=_explain, moment=moment, ago=ago, utc=utc, lasted=lasted, visible=visible)
+    made.filters.update(explain=_explain, moment=_moment, ago=ago, utc=utc, lasted=lasted, visible=visible)
     made.globals.update(term=_term, asset=asset, count=count, has_page=has_page, principal_url=principal_url)
+    made.globals.update(event_url=event_url, events_url=events_url, object_url=object_url)
     return made
 
 
-def may(scope: Scope, need: str) -> bool:
-    """Whether who asks has a scope."""
+def may(scope: Scope, need: Need) -> bool:
+    """Whether the scopes of the caller suffice where one is needed."""
     caller: Caller | None = scope.get("kubehabit.visitor")
-    return caller is not None and need in caller.scopes
+    return caller is not None and caller.may(need)
 
 
 def page(
@@ -294,10 +333,14 @@ def _shared(scope: Scope) -> dict[str, Any]:
     form_token = state.access.sessions.form_token(caller.holder) if caller is not None else ""
     glossary = tuple(engine.glossary.items()) if engine is not None else ()
     theme = HTTPConnection(scope).cookies.get(THEME_COOKIE, "")
+    zone = zone_of(scope)
     return {
         "path": scope["path"],
         "visitor": caller,
+        "may_judge": may(scope, "analyst"),
         "may_change": may(scope, "admin"),
+        "time_zone": zone,
+        "zone": zone_name(zone),
         "signed_in": caller is not None and bool(caller.session),
         "form_token": form_token,
         "navigation": [place for place in NAVIGATION if has_page(place.path)] if caller else [],

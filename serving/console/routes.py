@@ -4,11 +4,39 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from serving.console.pages import alerts, glossary, incidents, login, model, principals, search
+from serving.console.pages import (
+    alerts,
+    events,
+    exceptions,
+    glossary,
+    incidents,
+    login,
+    model,
+    overview,
+    principals,
+    search,
+    signin,
+    views,
+)
 
 
 def add_console(app: FastAPI) -> None:
     """Add the pages. Each module of pages has a `router`; the gate (`serving.access.gate`) stands before all of them."""
-    for pages in (login, alerts, incidents, principals, search, model, glossary):
+    for pages in (
+        *(
+            login,
+            signin,
+            overview,
+            alerts,
+            incidents,
+            principals,
+            search,
+            events,
+            model,
+            exceptions,
+            views,
+            glossary,
+        ),
+    ):
         # Not `include_router`, which hides the routes from the gate.
         app.router.routes.extend(pages.router.routes)

@@ -11,6 +11,8 @@ import msgspec
 from serving.forensics import clock
 from serving.forensics.queries import ALLOWED, WHAT, EventFilter, EventQueries, RecordSource
 
+_OBJECT = ("what", "namespace", "name")
+
 # Grouping sets: name, columns, and how many of the most frequent are returned.
 _SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("week", ("weekday", "hour"), 168),
@@ -18,7 +20,7 @@ _SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("resources", ("what",), 12),
     ("verbs", ("verb",), 12),
     ("deeds", ("verb", "what"), 60),
-    ("objects", ("what", "namespace", "name"), 12),
+    ("objects", _OBJECT, 12),
     ("addresses", ("source_ips",), 12),
     ("user_agents", ("user_agent",), 12),
 )
@@ -114,6 +116,8 @@ def habits_of(
         SELECT GROUPING({dimensions}) AS which, {dimensions}, count(*) AS times, count(*) FILTER (NOT allowed) AS refused,
             epoch_us(min(time)), epoch_us(max(time))
         FROM seen GROUP BY GROUPING SETS ({sets})
+        -- Listings are of no object: they would push the named ones out of the most frequent.
+        HAVING GROUPING({dimensions}) <> {_grouping(_OBJECT)} OR name <> ''
         QUALIFY row_number() OVER (PARTITION BY GROUPING({dimensions}) ORDER BY count(*) DESC, {dimensions})
             <= CASE which {most} END"""
     refused = f"""
@@ -144,7 +148,7 @@ def habits_of(
             store_begins=None,
             week=week,
             deeds=[VerbCount(row[4], row[3], row[-4]) for row in named["deeds"]],
-            objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name"), " /"),
+            objects=_habits(named["objects"], _OBJECT, " /"),
             **{name: _habits(named[name], columns) for name, columns, _ in _SETS if len(columns) == 1},
             refusals=[
                 Refusal(code, verb, what, place, times, clock.written(last))

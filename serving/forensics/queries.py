@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -72,13 +72,13 @@ def resource_of(kind: str) -> str:
     return word[:-1] + "ies" if word.endswith("y") else word + "s"
 
 
-def moment_of(text: str, now: datetime | None = None) -> int:
+def moment_of(text: str, now: datetime | None = None, zone: tzinfo = UTC) -> int:
     """Parse a point in time that a person wrote; returns microseconds since 1970 UTC.
 
-    That is an age (`30m`, `12h`, `7d`) before `now`, the most recent time of day in UTC (`14:02`), a day (`2026-11-24`), or an
-    RFC 3339 time, in UTC unless it names a zone. Raises QueryError for anything else.
+    That is an age (`30m`, `12h`, `7d`) before `now`, the most recent time of day (`14:02`), a day (`2026-11-24`), or an RFC 3339
+    time; they are of `zone` unless the text names another one. Raises QueryError for anything else.
     """
-    now = now or datetime.now(UTC)
+    now = (now or datetime.now(UTC)).astimezone(zone)
     text = text.strip()
     try:
         if ago := _DURATION.fullmatch(text):
@@ -89,7 +89,8 @@ def moment_of(text: str, now: datetime | None = None) -> int:
             moment -= timedelta(days=moment > now)
         else:
             moment = datetime.fromisoformat(text)
-            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
+            moment = moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:  # the latter: before the year 1, or after 9999
         raise QueryError(
             f"{text!r} is no point in time. Give an age (30m, 12h, 7d), a time of day in UTC (14:02), a day "

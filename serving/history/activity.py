@@ -75,6 +75,15 @@ class PrincipalReport(ApiModel):
     since: Annotated[datetime, Field(description="when the counting below began")]
     actions: Annotated[int, Field(description="scored since then")] = 0
     flagged: Annotated[int, Field(description="unusual ones among them")] = 0
+    known_actions: Annotated[
+        int | None,
+        Field(
+            description="actions that its habits are made of; null if it has not acted since the service started"
+        ),
+    ] = None
+    ready: Annotated[
+        bool | None, Field(description="whether these are enough to judge it by its own habits (100)")
+    ] = None
     last_seen: Annotated[
         datetime | None, Field(description="time of its last action, in training if none since")
     ]

@@ -11,22 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
+from detection.fit import ENOUGH, USUAL, FitTotals, FitVerdict, judge_fit
+from detection.novelty import MATURE
+from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, HistoryError, connect
 from serving.schemas import ApiModel, clean
 from serving.storage.tables import as_moment, microseconds
 
 Order = Literal["last", "name", "nearest"]
-DriftVerdict = Literal["steady", "changed", "too few"]
+DriftVerdict = FitVerdict
 _NEAREST_DAYS = 7
 _MOST_PEERS = 50
 _PART = 5000
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
-
-#: Actions below which nothing is said about drift.
-_ENOUGH = 1000
-
-#: Factor of actions beyond the one in twenty, and share of unknown ones, from which the cluster counts as changed.
-_MORE, _UNKNOWN = 2.0, 0.01
 
 
 class PrincipalRow(ApiModel):
@@ -115,6 +111,29 @@ class Drift(ApiModel):
     days: list[DriftDay]
 
 
+class HistoryReadiness(ApiModel):
+    """How much of what happens is done by principals whose habits are known."""
+
+    share: Annotated[
+        float | None,
+        Field(description="of the actions: by principals of the training, or with enough actions since"),
+    ]
+    actions: int
+    principals: Annotated[int, Field(description="that acted in this time")]
+    ready: Annotated[int, Field(description="principals with habits among them")]
+    enough: Annotated[int, Field(description="actions from which on a new principal has habits of its own")]
+
+
+class JudgingVersion(ApiModel):
+    """A version of the model and what it judged, as far as the history goes."""
+
+    version: str
+    first: Annotated[datetime, Field(description="time of the first action with evidence that it judged")]
+    last: datetime
+    actions: Annotated[int, Field(description="actions with evidence")]
+    flagged: Annotated[int, Field(description="those that reached the threshold in force then")]
+
+
 class HistoryReader:
     """Reads the history of a service that runs, ran, or was copied.
 
@@ -167,6 +186,8 @@ class HistoryReader:
         *,
         search: str = "",
         kind: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         order: Order = "last",
         limit: int = 50,
         cursor: str | None = None,
@@ -175,15 +196,20 @@ class HistoryReader:
 
         Args:
             search: part of the name or of the peer group.
+            since, until: only those whose last action was at or after the first, and before the second.
             order: by last action, by name, or by how near they came to their threshold in the last 7 days.
             cursor: that of the page before.
         """
         begin = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 10 else 0
         pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
-        where = "(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\') AND coalesce(kind = ?, true)"
-        values = [pattern, pattern, kind]
+        where = (
+            "(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\') AND coalesce(kind = ?, true) "
+            "AND coalesce(last >= ?, ? IS NULL) AND coalesce(last < ?, ? IS NULL)"
+        )
+        begin_us, end_us = (None if one is None else microseconds(one) for one in (since, until))
+        values = [pattern, pattern, kind, begin_us, begin_us, end_us, end_us]
         newest = self.newest()
-        since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
+        near_since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
         nearest = "(SELECT max(nearest) FROM days WHERE days.principal = principals.id AND day > ?)"
         orders = {
             "last": "last DESC, id",  # those that never acted are last
@@ -194,7 +220,7 @@ class HistoryReader:
         found = self.rows(
             f"SELECT name, kind, peers, last, actions, flagged, {nearest} AS nearest FROM principals WHERE {where} "
             f"ORDER BY {orders[order]} LIMIT ? OFFSET ?",
-            [since, *values, limit, begin],
+            [near_since, *values, limit, begin],
         )
         rows = [
             PrincipalRow(
@@ -234,6 +260,49 @@ class HistoryReader:
         )
         return [row["name"] for row in found]
 
+    def readiness(self, days: float = 7) -> HistoryReadiness | None:
+        """How many of the last days' actions are of principals with habits; None before anything was scored."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        since = _hour(newest) // DAY - round(days)
+        row = self.rows(
+            "SELECT sum(days.actions) AS actions, sum(CASE WHEN trained OR principals.actions >= ? THEN days.actions END) "
+            "AS known, count(DISTINCT principal) AS principals, "
+            "count(DISTINCT CASE WHEN trained OR principals.actions >= ? THEN principal END) AS ready "
+            "FROM days JOIN principals ON principals.id = days.principal WHERE day > ?",
+            [MATURE, MATURE, since],
+        )[0]
+        actions = row["actions"] or 0
+        return HistoryReadiness(
+            share=(row["known"] or 0) / actions if actions else None,
+            actions=actions,
+            principals=row["principals"],
+            ready=row["ready"],
+            enough=MATURE,
+        )
+
+    def versions(self, days: float = 28) -> list[JudgingVersion]:
+        """The versions that judged in the last days, in the order in which they took over; empty before anything was."""
+        newest = self.newest()
+        if newest is None:
+            return []
+        found = self.rows(
+            "SELECT version, min(time) AS first, max(time) AS last, count(*) AS actions, sum(reached >= scale) AS flagged "
+            "FROM additions JOIN judges ON judges.id = judge WHERE time >= ? GROUP BY version ORDER BY first",
+            [microseconds(newest - timedelta(days=days))],
+        )
+        return [
+            JudgingVersion(
+                version=row["version"],
+                first=as_moment(row["first"]),
+                last=as_moment(row["last"]),
+                actions=row["actions"],
+                flagged=row["flagged"] or 0,
+            )
+            for row in found
+        ]
+
     def drift(self, days: float = 7) -> Drift | None:
         """Drift over the last days; None before anything was scored."""
         newest = self.newest()
@@ -252,7 +321,8 @@ class HistoryReader:
             Beyond(one_in=round(1 / share), expected=share, seen=sum(bins[-at:]) / max(actions, 1))
             for share, at in zip(EXPECTED, range(len(EXPECTED), 0, -1), strict=True)
         ]
-        verdict, sentence = _verdict(actions, unknown, beyond[0])
+        totals = FitTotals(actions, beyond[0].seen, unknown)
+        verdict, reasons = judge_fit(totals)
         by_day = [
             DriftDay(
                 day=as_moment(row["day"] * DAY * HOUR),
@@ -270,25 +340,21 @@ class HistoryReader:
             unknown=unknown,
             beyond=beyond,
             verdict=verdict,
-            sentence=sentence,
+            sentence=_in_words(totals, verdict, reasons),
             days=by_day,
         )
 
 
-def _verdict(actions: int, unknown: float, beyond: Beyond) -> tuple[DriftVerdict, str]:
-    if actions < _ENOUGH:
-        text = f"Too few actions ({actions:,}) to say anything about drift; it takes {_ENOUGH:,}."
-        return "too few", text
-    odd = beyond.seen >= _MORE * beyond.expected
-    new = unknown >= _UNKNOWN
-    if not odd and not new:
-        text = "The cluster does what the model was calibrated on: there is no reason to train again."
-        return "steady", text
-    surprising = f"{beyond.seen:.1%} of all actions surprise as only {beyond.expected:.0%} did in calibration"
-    unseen = f"{unknown:.1%} have a verb or a resource that training never saw"
-    what = [surprising] * odd + [unseen] * new
-    return "changed", (
-        f"The cluster has changed: {' and '.join(what)}. Look through the incidents first, because an "
+def _in_words(totals: FitTotals, verdict: FitVerdict, reasons: list[str]) -> str:
+    if verdict == "too few":
+        return f"Too few actions ({totals.actions:,}) to say anything about drift; it takes {ENOUGH:,}."
+    if verdict == "steady":
+        return (
+            "All actions together are as surprising as in calibration: there is no reason to train again. `kubehabit drift` on a "
+            "log compares each principal by itself."
+        )
+    return (
+        f"The cluster has changed: {' and '.join(reasons)}. Look through the incidents first, because an "
         "attack looks the same; then train again (kubehabit drift says for whom)."
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.errors import KubehabitError
 from detection.calibration import TAIL_SHARE
+from detection.fit import USUAL
 
 #: Of the tables below.
 _VERSION = 3
@@ -16,11 +17,6 @@ HOUR = 3_600_000_000
 
 #: Hours.
 DAY = 24
-
-#: Evidence of a reconstruction error that one action in twenty (TAIL_SHARE) reached in calibration, decades.
-USUAL = 1.301029995663981
-
-assert abs(TAIL_SHARE - 0.05) < 1e-12
 
 #: Evidence of a reconstruction error, -log10 of its p-value, at which the counts b0, b1, … are parted.
 #:

@@ -224,13 +224,14 @@ class Previewer:
         alerts = {at: one.since(since) for at, one in zip(asked, found, strict=True)}
         curve = [_count(at, alerts[at], covered) for at in SCALES]
         chosen = scale
-        if per_day is not None:
-            enough = (one.scale for one in curve if one.alerts <= per_day * max(covered, 1e-9))
+        if per_day is not None and covered < 1:
+            # An hour says nothing about a day.
+            notes.append("Alerts a day need at least a day of history: no threshold is recommended yet.")
+        elif per_day is not None:
+            enough = (one.scale for one in curve if one.alerts <= per_day * covered)
             chosen = next(enough, SCALES[-1])
             if chosen == SCALES[0]:
                 notes.append("Even the least threshold would have kept to so many alerts a day.")
-            if covered < 1:
-                notes.append("With less than a day of history, alerts a day mean little.")
         wanted = None if chosen is None else _detail(chosen, alerts[chosen], additions.names, covered)
         return Preview(
             asked_days=days,

@@ -18,6 +18,7 @@ from data.errors import ConflictError, NotFoundError
 from serving.alerts.explain.explainer import Explainer
 from serving.incidents.context import LINK_REACH
 from serving.incidents.links import ANY, standing_for
+from serving.incidents.query import IncidentQuery, page_of
 from serving.incidents.report import Incident, IncidentSummary, TrailEntry, build_report, summarize
 from serving.schemas import (
     CONFIDENCE_RANK,
@@ -39,6 +40,7 @@ PRODUCT = "kubehabit"
 
 _MAX_NOTE = 1000
 _MAX_NAME = 256
+Outcome = Literal["malicious", "normal", "unclear"]
 
 
 class IncidentError(ConflictError):
@@ -93,7 +95,41 @@ class Close(_Decision):
         }
     )
 
-    outcome: Literal["malicious", "normal", "unclear"] = "unclear"
+    outcome: Outcome = "unclear"
+
+
+class Acknowledge(_Decision):
+    """A person has taken note of an incident; others see that it is looked at."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"note": "Looking.", "by": "alice@corp"}})
+
+
+class Assign(_Decision):
+    """Who works on an incident; an empty name: nobody. It counts as acknowledged then."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"assignee": "bob@corp", "note": "On call today.", "by": "alice@corp"}}
+    )
+
+    assignee: Annotated[str, Field(max_length=_MAX_NAME, description="name of the person who works on it")]
+
+
+class Reopen(_Decision):
+    """Work on a closed incident goes on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"note": "It was done again.", "by": "alice@corp"}}
+    )
+
+
+class Correct(_Decision):
+    """Another outcome of a closed incident."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"outcome": "normal", "note": "Judy was on call.", "by": "alice@corp"}}
+    )
+
+    outcome: Outcome
 
 
 class Note(_Decision):
@@ -106,7 +142,7 @@ class Note(_Decision):
     note: Annotated[str, Field(min_length=1, max_length=_MAX_NOTE)]
 
 
-Decision = Merge | Split | Close | Note
+Decision = Merge | Split | Close | Acknowledge | Assign | Reopen | Correct | Note
 
 
 class Asker(NamedTuple):
@@ -282,20 +318,58 @@ class Incidents:
                 case Close():
                     if state == "closed":
                         raise IncidentError("The incident is closed already.")
-                    rows.set_state(connection, name, "closed")
-                    note = f"{decision.outcome}: {decision.note}" if decision.note else decision.outcome
+                    rows.set_state(connection, name, "closed", outcome=decision.outcome)
+                    note = _with_outcome(decision.outcome, decision.note)
                     self._note(connection, name, "closed", **(who | {"note": note}))
                 case Note():
                     self._note(connection, name, "noted", **who)
+                case _:
+                    self._work(connection, name, decision, state, who)
         found = self.get(name)
         assert found is not None
         return found
 
-    def to_close(self, name: str) -> list[str]:
-        """The alerts of an incident that can be closed; raises as `decide`."""
+    def _work(
+        self,
+        connection: Connection,
+        name: str,
+        decision: Acknowledge | Assign | Reopen | Correct,
+        state: str,
+        who: dict[str, str],
+    ) -> None:
+        """Note who works on an incident, or take a close back as a whole or in its outcome."""
+        now = microseconds(datetime.now(UTC))
+        match decision:
+            case Acknowledge():
+                rows.set_work(connection, name, acknowledged=now)
+                self._note(connection, name, "acknowledged", **who)
+            case Assign():
+                assignee = clean(decision.assignee.strip())
+                taken = {"acknowledged": now} if assignee else {}
+                rows.set_work(connection, name, assignee=assignee or None, **taken)
+                words = f"to {assignee}" if assignee else "to nobody"
+                note = f"{words}: {decision.note}" if decision.note else words
+                self._note(connection, name, "assigned", **(who | {"note": note}))
+            case Reopen():
+                if state != "closed":
+                    raise IncidentError("The incident is open: there is nothing to reopen.")
+                rows.set_state(connection, name, "open")
+                self._note(connection, name, "reopened", **who)
+            case Correct():
+                if state != "closed":
+                    raise IncidentError("The incident is open: close it with its outcome.")
+                rows.set_work(connection, name, outcome=decision.outcome)
+                note = _with_outcome(decision.outcome, decision.note)
+                self._note(connection, name, "corrected", **(who | {"note": note}))
+
+    def to_judge(self, name: str, decision: Close | Correct) -> list[str]:
+        """The alerts of an incident whose outcome can be set; raises as `decide`."""
         with self._store.reading() as connection:
-            if self._usable(connection, name) == "closed":
+            state = self._usable(connection, name)
+            if isinstance(decision, Close) and state == "closed":
                 raise IncidentError("The incident is closed already.")
+            if isinstance(decision, Correct) and state != "closed":
+                raise IncidentError("The incident is open: close it with its outcome.")
             return [one.alert for one in rows.members(connection, name)]
 
     def _merge(self, connection: Connection, name: str, other: str, who: dict[str, str]) -> None:
@@ -365,14 +439,40 @@ class Incidents:
                 self._explainer,
             )
 
-    def page(self, *, state: str | None = None, limit: int = 50, cursor: int | None = None) -> IncidentPage:
-        """List incidents, newest first; `state`: open, closed or merged; `cursor`: that of the page before."""
+    def page(
+        self,
+        wanted: IncidentQuery | None = None,
+        *,
+        state: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        cursor: str | int | None = None,
+    ) -> IncidentPage:
+        """List incidents, by default newest first.
+
+        Args:
+            wanted: filters and order; without them, `state` alone may be given.
+            since, until: only those still going on at or after the first, and begun before the second.
+            cursor: that of the page before.
+        """
+        wanted = wanted or IncidentQuery.model_validate({"state": state or ""})
         with self._store.reading() as connection:
-            found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
-            briefs = rows.briefs_of(connection, [row.id for row in found[:limit]])
-        found_incidents = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
-        more = str(found[limit - 1].number) if len(found) > limit else None
+            found, more = page_of(
+                connection,
+                wanted,
+                since=since,
+                until=until,
+                limit=limit,
+                cursor=None if cursor is None else str(cursor),
+            )
+            briefs = rows.briefs_of(connection, [row.id for row in found])
+        found_incidents = [summarize(row, briefs[row.id], self._explainer) for row in found]
         return IncidentPage(incidents=found_incidents, cursor=more)
+
+
+def _with_outcome(outcome: Outcome, note: str) -> str:
+    return f"{outcome}: {note}" if note else outcome
 
 
 def _leads(link: IncidentLink, end: Alert) -> bool:

@@ -28,6 +28,7 @@ from serving.schemas import (
     Technique,
 )
 from serving.storage.incidents import Brief, IncidentRow
+from serving.storage.tables import as_moment
 
 _TIMELINE = 500
 _MAX_CHECKS = 24
@@ -36,11 +37,17 @@ _MAX_TECHNIQUES = 6
 Short = TypeVar("Short", Alert, Alert | Brief)
 
 
+TrailAction = (
+    Literal["opened", "joined", "merged", "merged-into", "split", "split-from", "closed", "noted"]
+    | Literal["acknowledged", "assigned", "reopened", "corrected"]
+)
+
+
 class TrailEntry(ApiModel):
     """What was done with an incident: by whom, when, and why. By `kubehabit` where alerts joined automatically."""
 
     time: datetime
-    action: Literal["opened", "joined", "merged", "merged-into", "split", "split-from", "closed", "noted"]
+    action: TrailAction
     by: str
     caller: Annotated[str, Field(description="the token or certificate that asked for it, by name")] = ""
     address: Annotated[str, Field(description="the caller's address, as the service saw it")] = ""
@@ -86,6 +93,11 @@ class IncidentSummary(ApiModel):
     id: str
     state: Literal["open", "closed", "merged"]
     merged_into: str | None = None
+    assignee: Annotated[str | None, Field(description="who works on it")] = None
+    acknowledged: Annotated[datetime | None, Field(description="when a person last took note of it")] = None
+    outcome: Annotated[
+        Literal["malicious", "normal", "unclear"] | None, Field(description="with which it was closed")
+    ] = None
     severity: Severity | None = None
     first_seen: datetime | None = None
     last_seen: datetime | None = None
@@ -135,7 +147,16 @@ class Incident(IncidentSummary):
 
 def summarize(row: IncidentRow, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
     """An incident in brief; alerts by time."""
-    summary = IncidentSummary(id=row.id, state=row.state, merged_into=row.merged_into)
+    summary = IncidentSummary.model_validate(
+        {
+            "id": row.id,
+            "state": row.state,
+            "merged_into": row.merged_into,
+            "assignee": row.assignee,
+            "acknowledged": None if row.acknowledged is None else as_moment(row.acknowledged),
+            "outcome": row.outcome,
+        }
+    )
     if not alerts:
         return summary
     worst = _worst(alerts)

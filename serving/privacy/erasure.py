@@ -164,7 +164,7 @@ def _carry_out(
     journal.clear()
     if (settings.events.resolved_path / "ledger.jsonl").exists():
         # Last, as it ends with the line that says what was done.
-        with closing(EventStore(settings.events)) as store:
+        with closing(EventStore(settings.events.with_key())) as store:
             step("events", lambda: events.erase(store, request, settings.events.memory_mb))
             said: dict[str, Any] = {
                 "pseudonym": plan.pseudonym,
@@ -214,4 +214,6 @@ def hold(settings: Settings, principal: str, *, why: str, by: str, released: boo
     folder = settings.events.resolved_path
     if not (folder / "ledger.jsonl").exists():
         raise KubehabitError(f"There is no event store in {folder}, whose ledger would note it.")
-    events.note_hold(settings.events, "released" if released else "held", principal, why=why, by=by)
+    events.note_hold(
+        settings.events.with_key(), "released" if released else "held", principal, why=why, by=by
+    )

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from data.durable_file import write_durably
 from data.errors import BundleError, KubehabitError
-from data.paths import registry_uri, tracking_uri
+from data.paths import STARTER, registry_uri, starter_bundle, tracking_uri
 
 if TYPE_CHECKING:
     from detection.bundle import Bundle
@@ -50,6 +50,14 @@ class RegistryError(KubehabitError):
 
 class RegistryUnavailableError(RegistryError):
     """The registry is missing, damaged or out of reach; a cached download may replace it."""
+
+
+class NoRegistryError(RegistryUnavailableError):
+    """There is no registry yet: nothing was ever registered on this machine."""
+
+
+class NoSuchModelError(RegistryError):
+    """The registry answers, and has no such model, version or alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +85,48 @@ class Fetched:
     directory: Path
     name: str
     version: str
-    source: Literal["registry", "cache", "folder"]
+    source: Literal["registry", "cache", "folder", "starter"]
     downloaded: bool = False
     notice: str | None = None
 
 
 def parse_model(text: str) -> ModelReference | Path:
-    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the path of a bundle; raises RegistryError."""
+    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `starter` or the path of a bundle.
+
+    Raises:
+        RegistryError: it names no model.
+        KubehabitError: this installation has no starter model.
+    """
     if match := _MODEL_URI.fullmatch(text):
         return ModelReference(**match.groupdict())
     if text.startswith("models:"):
         raise RegistryError(
             f"{text!r} names no model: write models:/kubehabit@champion or models:/kubehabit/3."
         )
-    return Path(text)
+    return starter_bundle() if text == STARTER else Path(text)
+
+
+def open_starter(reason: str, check: Callable[[Bundle, Fetched], T], trusted_hops: int = 0) -> T:
+    """The model that is installed with kubehabit, as `open_bundle` opens one.
+
+    Args:
+        reason: why no other is served, a sentence.
+        check: as of `open_bundle`.
+        trusted_hops: proxies before the API server whose X-Forwarded-For is believed.
+
+    Raises:
+        KubehabitError: this installation has none.
+        BundleError: it was changed.
+    """
+    from detection.bundle import Bundle
+
+    bundle = Bundle.load(starter_bundle())
+    bundle = replace(bundle, settings=replace(bundle.settings, trusted_hops=trusted_hops))
+    notice = (
+        "The starter model is served, which knows no principal of this cluster: it learns habits as events come in. "
+        f"Once it has seen some days of normal work, train your own: kubehabit retrain. ({reason})"
+    )
+    return check(bundle, Fetched(bundle.path, STARTER, bundle.checksum[:12], "starter", notice=notice))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +291,7 @@ def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
     _check_sqlite(registry_uri())
     _check_sqlite(tracking_uri())
     answer = _answer_of_client(what, arguments)
-    for kind in (RegistryError, RegistryUnavailableError, BundleError):
+    for kind in (RegistryError, RegistryUnavailableError, NoSuchModelError, BundleError):
         if answer.get("error") == kind.__name__:
             raise kind(answer["message"])
     return answer
@@ -351,9 +387,7 @@ def _check_sqlite(uri: str) -> None:
     if path is None:
         return
     if not path.is_file() or path.stat().st_size == 0:
-        raise RegistryUnavailableError(
-            f"There is no model registry at {path}. {TRAIN}; or set MLFLOW_TRACKING_URI."
-        )
+        raise NoRegistryError(f"There is no model registry at {path}. {TRAIN}; or set MLFLOW_TRACKING_URI.")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as store:
             found = store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()

@@ -24,7 +24,7 @@ from data.paths import registry_uri, store_file, tracking_uri
 from serving.registry.client import (
     TRAIN,
     ModelReference,
-    RegistryError,
+    NoSuchModelError,
     RegistryUnavailableError,
     bundle_in,
     one_line,
@@ -63,7 +63,7 @@ def _client() -> MlflowClient:
 
 
 def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
-    """Version, source and time of registration of a reference; raises RegistryUnavailableError or RegistryError."""
+    """Version, source and time of registration of a reference; raises RegistryUnavailableError or NoSuchModelError."""
     client = _client()
     from mlflow.exceptions import MlflowException
 
@@ -74,7 +74,7 @@ def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
             found = client.get_model_version(name, str(version))
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise RegistryError(
+            raise NoSuchModelError(
                 f"The registry has no {ModelReference(name, alias, version)}. {TRAIN}"
             ) from error
         raise _unavailable(error) from error

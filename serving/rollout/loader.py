@@ -24,7 +24,15 @@ from serving.delivery.outbox import Outbox
 from serving.history.activity import MOST_SEEN, Principals, Trained
 from serving.incidents.context import ContextTracker
 from serving.process.instance_id import instance_id
-from serving.registry.client import Fetched, ModelReference, open_bundle, stop_client
+from serving.registry.client import (
+    Fetched,
+    ModelReference,
+    NoRegistryError,
+    NoSuchModelError,
+    open_bundle,
+    open_starter,
+    stop_client,
+)
 from serving.schemas import ModelInfo, SelfTestResult
 from serving.scoring.deduplication import KEY_BYTES
 from serving.scoring.engine import Engine, Loaded
@@ -61,11 +69,7 @@ def load_engine(
     threading.Thread(target=_import_ahead, name="imports").start()
     explainer = Explainer.load(settings.explain_path)
     try:
-        loaded, _ = open_bundle(
-            wanted or ModelReference(settings.model.name, alias=settings.model.alias),
-            settings.model.cache_dir,
-            model_loader(settings),
-        )
+        loaded = open_model(settings, wanted)
     finally:
         stop_client()
     store = AlertStore.from_settings(settings.store, store_url)
@@ -93,6 +97,22 @@ def load_engine(
         authorization=open_monitor(settings.authorization),
         rules=RuleAlerts(RuleFolders(settings.rules).current),
     )
+
+
+def open_model(settings: Settings, wanted: ModelReference | Path | None = None) -> Loaded:
+    """The model that is wanted; if nothing is, the champion, or the starter model where there is none yet.
+
+    Raises:
+        KubehabitError: no model can be had.
+    """
+    champion = ModelReference(settings.model.name, alias=settings.model.alias)
+    load = model_loader(settings)
+    try:
+        return open_bundle(wanted or champion, settings.model.cache_dir, load)[0]
+    except (NoRegistryError, NoSuchModelError) as error:
+        if wanted is not None or not settings.model.starter or settings.model.public_key is not None:
+            raise
+        return open_starter(str(error), load, settings.model.starter_trusted_hops)
 
 
 def exceptions_of(settings: Settings) -> Callable[[], HabitExceptions]:

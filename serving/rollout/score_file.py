@@ -55,7 +55,10 @@ def score_log(log: Path, model_uri: str) -> ScoredLog:
     Raises:
         KubehabitError: the model cannot be loaded, or the log cannot be read or holds no event.
     """
-    engine = load_engine(load_settings(), parse_model(model_uri), store_url="sqlite://")
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading the model"):
+        engine = load_engine(load_settings(), parse_model(model_uri), store_url="sqlite://")
     left_out = LeftOut()
     try:
         events, scored, stages = _score(engine, log, left_out)

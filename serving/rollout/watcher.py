@@ -20,12 +20,21 @@ from pydantic import Field
 
 from data.errors import BundleError, KubehabitError
 from serving.process.worker import Worker
-from serving.registry.client import LocatedVersion, ModelReference, RegistryError, locate, open_located
+from serving.registry.client import (
+    LocatedVersion,
+    ModelReference,
+    NoRegistryError,
+    NoSuchModelError,
+    RegistryError,
+    locate,
+    open_located,
+)
 from serving.rollout.loader import UNTESTED, model_loader
 from serving.rollout.shadow import ChallengerInfo, Shadow
 from serving.schemas import ApiModel, ModelInfo
 from serving.scoring.engine import Engine, Loaded
 from serving.scoring.pipeline import Pipeline
+from serving.scoring.readiness import HistoryStatus
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 
@@ -72,6 +81,9 @@ class WatchStatus(ApiModel):
 class ModelStatus(ModelInfo):
     """The model that is served, how it follows the registry, and the challenger beside it."""
 
+    history: Annotated[
+        HistoryStatus | None, Field(description="how much history stands behind the verdicts, in all")
+    ] = None
     watch: WatchStatus | None = None
     challenger: ChallengerInfo | None = None
 
@@ -159,6 +171,11 @@ class ModelWatch:
         served = self._engine.model.version
         try:
             located = locate(self._champion, self._settings.cache_dir)
+        except (NoRegistryError, NoSuchModelError) as error:
+            if self._engine.model.source == "starter":
+                self._looked = datetime.now(UTC)
+                return Look("unchanged", f"{error} The starter model is served on.")
+            return Look("unavailable", f"{error} Version {served} is served on.")
         except RegistryError as error:
             return Look("unavailable", f"{error} Version {served} is served on.")
         self._looked = datetime.now(UTC)
@@ -287,7 +304,10 @@ class ModelWatch:
             last_swap=self._last_swap,
         )
         challenger = None if shadow is None else shadow.info()
-        return ModelStatus(**(shown | {"notice": self.notice}), watch=watch, challenger=challenger)
+        history = self._engine.readiness.status()
+        return ModelStatus(
+            **(shown | {"notice": self.notice}), history=history, watch=watch, challenger=challenger
+        )
 
 
 def _refusal(refused: RefusedVersion, served: str) -> str:

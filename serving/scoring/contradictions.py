@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from data.events.audit_event import AuditEvent
 from data.principals.identity import Identity, identify
 from data.timestamps import parse_times
 from detection.authorization.agreement import CONTRADICTIONS, Comparison
+from detection.authorization.rbac import ObjectKey
 from serving.alerts.grouping import Flagged
 from serving.authorization.monitor import AuthorizationMonitor
 from serving.schemas import SEVERITIES, Action, Contradiction, Severity, clean
@@ -32,6 +33,7 @@ _SEVERITIES: Mapping[str, Severity] = {
 #: What is more severe where the request could do harm.
 _RAISED = ("allowed by nothing", "decision contradicts the response")
 _HARMFUL = 2
+_YOUNG = timedelta(days=1)
 _READS = ("get", "list", "watch")
 
 
@@ -67,6 +69,10 @@ class ContradictionFinder:
             Those of events that have no row, because their request was scored before.
         """
         compared = self.monitor.compare(events)
+        for row, entry in flagged.items():
+            one = compared[int(scores.event[row])]
+            if one is not None and one.recorded is not None:
+                entry.action.binding_made = self._made(one.recorded.binding, entry.action)
         found = [
             index for index, one in enumerate(compared) if one is not None and one.outcome in CONTRADICTIONS
         ]
@@ -78,16 +84,16 @@ class ContradictionFinder:
             one = compared[index]
             assert one is not None
             try:
-                entry = self._entry(events[index], one, scores, rows.get(index), flagged)
+                made = self._entry(events[index], one, scores, rows.get(index), flagged)
             except Exception:  # no event may keep the alert of another from being raised
                 _log.exception("a contradiction to RBAC cannot be described")
                 continue
-            if entry is None:
+            if made is None:
                 continue
             if index in rows:
-                flagged[rows[index]] = entry
+                flagged[rows[index]] = made
             else:
-                others.append(entry)
+                others.append(made)
         return others
 
     def _entry(
@@ -117,6 +123,13 @@ class ContradictionFinder:
         severity = _severity(one, entry.action)
         entry.action.severity = max(entry.action.severity, severity, key=SEVERITIES.index)
         return entry
+
+    def _made(self, binding: ObjectKey, action: Action) -> datetime | None:
+        """When a binding was made, if that was within a day before an action."""
+        made = self.monitor.oracle.made(binding)
+        if made is None:
+            return None
+        return made if timedelta() <= action.time - made < _YOUNG else None
 
     def _who(self, event: AuditEvent, scores: Scores, row: int | None) -> tuple[str, str, str]:
         if row is not None:

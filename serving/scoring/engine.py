@@ -17,6 +17,7 @@ import numpy as np
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Identity
 from detection.exceptions import HabitExceptions
+from detection.fit import USUAL
 from detection.rules.expressions import MAX_REASON
 from detection.rules.hit_filter import FilteredHit
 from serving.alerts.explain.explainer import Explainer
@@ -24,7 +25,7 @@ from serving.alerts.explain.phrases import ActionPhrase
 from serving.alerts.grouping import Flagged
 from serving.authorization.monitor import AuthorizationMonitor
 from serving.delivery.outbox import Outbox
-from serving.history.activity import Principals, Trained
+from serving.history.activity import PrincipalReport, Principals, Trained
 from serving.history.recorder import History, Judge
 from serving.incidents.context import ContextTracker, Gathered, habits_of
 from serving.incidents.event_summary import summary_fields, traits_of
@@ -33,8 +34,9 @@ from serving.schemas import SEVERITIES, Action, ModelInfo, RuleMatch, ServedMode
 from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.contradictions import ContradictionFinder
 from serving.scoring.habit_verdicts import HabitVerdict
+from serving.scoring.readiness import HistoryTracker, has_enough
 from serving.scoring.rule_alerts import RuleAlerts
-from serving.scoring.verdicts import Batch, results_of, surprising_fields
+from serving.scoring.verdicts import ActionCounts, Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.allowed import AllowedUse
 from serving.storage.database import AlertStore
@@ -134,6 +136,7 @@ class Engine:
         self.exceptions = exceptions
         self.rules = rules
         self.principals = principals or Principals()
+        self.readiness = HistoryTracker()
         self.context = context or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
         self.incidents = Incidents(store, explainer)
         self.authorization = authorization
@@ -195,9 +198,15 @@ class Engine:
             saved = self._alerts.save(unusual, served, self._allowed(events, scores))
             self._alerts.defer(self._watched(scores))
             fields = self._fields
+            counts = ActionCounts(
+                with_history=self.readiness.observe(scores.principal, scores.own_actions),
+                surprising=int((scores.error >= USUAL).sum()),
+                unknown=int(scores.unknown.sum()),
+            )
             return Batch(
                 events=len(events),
                 scored=len(scores.event),
+                counts=counts,
                 flagged=Counter(entry.action.severity for entry in unusual),
                 raised=saved.raised,
                 grown=saved.grown,
@@ -310,6 +319,13 @@ class Engine:
         )
         action.description = self.explainer.describe(ActionPhrase.from_summary(action))
         return action
+
+    def principal_report(self, name: str) -> PrincipalReport | None:
+        """What is known of a principal, without its alerts; None if nothing is."""
+        report, known = self.principals.report(name), self.readiness.known_actions(name)
+        if report is not None and known is not None:
+            report.known_actions, report.ready = known, has_enough(known)
+        return report
 
     @property
     def figures(self) -> Figures | None:

@@ -47,6 +47,21 @@ class EventResult(TypedDict, total=False):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class ActionCounts:
+    """Numbers of actions of a batch.
+
+    Attributes:
+        with_history: by principals with enough history to be judged by.
+        surprising: with an error of reconstruction that one in twenty reached in calibration.
+        unknown: with a verb or a resource that training never saw.
+    """
+
+    with_history: int = 0
+    surprising: int = 0
+    unknown: int = 0
+
+
 @dataclass(slots=True)
 class Batch:
     """Outcome of one call of the engine.
@@ -54,6 +69,7 @@ class Batch:
     Attributes:
         events: number given.
         scored: number of actions among them; all others were folded.
+        counts: what is counted of its actions besides.
         flagged: number of unusual actions, by severity.
         raised, grown: new alerts, and those that hold more now.
         seconds: time spent on scoring and storing.
@@ -73,6 +89,7 @@ class Batch:
     model: ModelInfo | None = None
     refused: Sequence[Refused] = ()
     dropped: int = 0
+    counts: ActionCounts = ActionCounts()
     _results: list[EventResult] | None = field(default=None, init=False, repr=False)
 
     @classmethod

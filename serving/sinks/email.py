@@ -141,7 +141,7 @@ def message(update: Update, settings: EmailSettings) -> EmailMessage:
         f"Namespaces:  {', '.join(namespaces_of(alert)) or '-'}",
         f"Time (UTC):  {rfc3339(alert.first_seen)} to {rfc3339(alert.last_seen)}",
         f"Actions:     {alert.action_count:,} unusual ones",
-        *(f"Looks like:  {one.id} {one.name}" for one in alert.techniques),
+        *(f"ATT&CK:      {one.id} {one.name}" for one in alert.techniques),
         *((f"Console:     {link}",) if link else ()),
         "",
         "What to check:",

@@ -131,7 +131,7 @@ def description(update: Update, console: str) -> str:
         f"Principal: {alert.principal} ({alert.kind})",
         f"Namespaces: {', '.join(namespaces_of(alert)) or '-'}",
         f"From {rfc3339(alert.first_seen)} to {rfc3339(alert.last_seen)}, {alert.action_count:,} unusual actions",
-        *(f"Looks like {one.id} {one.name}" for one in alert.techniques),
+        *(f"ATT&CK {one.id} {one.name}" for one in alert.techniques),
         "",
         *(f"- {check.text}" + (f"\n  {check.command}" if check.command else "") for check in alert.checks),
         "",

@@ -37,7 +37,7 @@ def message(update: Update) -> dict[str, Any]:
         ("Kind", alert.kind),
         ("Unusual actions", f"{alert.action_count:,}"),
         ("Namespaces", ", ".join(namespaces_of(alert)[:10])),
-        ("Looks like", ", ".join(f"{one.id} {one.name}" for one in alert.techniques)),
+        ("ATT&CK", ", ".join(f"{one.id} {one.name}" for one in alert.techniques)),
         ("What to look at", "\n".join(check.text for check in alert.checks[:_MAX_CHECKS])),
     ]
     return {

@@ -39,7 +39,7 @@ def card(update: Update, settings: TeamsSettings) -> dict[str, Any]:
         ("Kind", alert.kind),
         ("Unusual actions", f"{alert.action_count:,}"),
         ("Namespaces", ", ".join(namespaces_of(alert)[:10])),
-        ("Looks like", ", ".join(f"{one.id} {one.name}" for one in alert.techniques)),
+        ("ATT&CK", ", ".join(f"{one.id} {one.name}" for one in alert.techniques)),
         *(("Check", check.text) for check in alert.checks[:_MAX_CHECKS]),
         ("Alert", f"{alert.id}, update {update.key}"),
     ]

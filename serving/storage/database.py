@@ -500,6 +500,7 @@ class Writer:
 def _line(alert: Alert) -> dict[str, Any]:
     """Columns of `ALERT_LINES` that `ALERTS` does not have."""
     names = alert.namespaces
+    techniques = [technique.id for technique in alert.techniques]
     return {
         "kind": alert.kind,
         "action_count": alert.action_count,
@@ -507,6 +508,7 @@ def _line(alert: Alert) -> dict[str, Any]:
         "sentence": alert.sentence,
         "began": microseconds(alert.began or alert.first_seen),
         "evidence": alert.evidence,
+        "techniques": "\n".join(["", *techniques, ""]) if techniques else "",
     }
 
 

@@ -16,7 +16,6 @@ from serving.storage.tables import (
     ALERT_LINES,
     ALERTS,
     INCIDENTS,
-    LARGEST_NUMBER,
     LINKS,
     MEMBERS,
     QUERY_IDS,
@@ -32,12 +31,18 @@ class IncidentRow(NamedTuple):
     Attributes:
         number: position in listings.
         merged_into: the incident that has its alerts now; None unless merged.
+        assignee: who works on it, by name; None if nobody does.
+        acknowledged: when a person last took note of it, microseconds since 1970 UTC; None before.
+        outcome: how it ended; None while it is open, and for one closed by an older version.
     """
 
     number: int
     id: str
     state: str
     merged_into: str | None
+    assignee: str | None = None
+    acknowledged: int | None = None
+    outcome: str | None = None
 
 
 class Member(NamedTuple):
@@ -250,27 +255,27 @@ def incident(connection: Connection, name: str) -> IncidentRow | None:
     return next((IncidentRow(*row) for row in rows), None)
 
 
-def incidents(
-    connection: Connection, *, state: str | None, limit: int, cursor: int | None
-) -> list[IncidentRow]:
-    """Rows of a listing, newest first."""
-    query = sa.select(INCIDENTS).order_by(INCIDENTS.c.number.desc()).limit(limit)
-    if state is not None:
-        query = query.where(INCIDENTS.c.state == state)
-    if cursor is not None:
-        query = query.where(INCIDENTS.c.number < min(cursor, LARGEST_NUMBER))
-    return [IncidentRow(*row) for row in connection.execute(query)]
-
-
 def open_incident(connection: Connection, name: str) -> None:
     """Insert an incident."""
     connection.execute(sa.insert(INCIDENTS).values(id=name, state="open"))
 
 
-def set_state(connection: Connection, name: str, state: str, merged_into: str | None = None) -> None:
-    """Open, close or mark as merged."""
+def set_state(
+    connection: Connection,
+    name: str,
+    state: str,
+    merged_into: str | None = None,
+    *,
+    outcome: str | None = None,
+) -> None:
+    """Open, close with an outcome, or mark as merged."""
     changed = sa.update(INCIDENTS).where(INCIDENTS.c.id == name)
-    connection.execute(changed.values(state=state, merged_into=merged_into))
+    connection.execute(changed.values(state=state, merged_into=merged_into, outcome=outcome))
+
+
+def set_work(connection: Connection, name: str, **columns: str | int | None) -> None:
+    """Set the columns `assignee`, `acknowledged` or `outcome` of an incident."""
+    connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.id == name).values(columns))
 
 
 def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> None:

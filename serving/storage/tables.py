@@ -65,7 +65,7 @@ ALERT_EVENTS = _table("alert_events", "position:integer alert:integer audit_id:t
 ALERT_LINES = _table(
     "alert_lines",
     "alert:integer id:id principal:text kind:text severity:small first_seen:time last_seen:time action_count:integer "
-    "namespaces:text sentence:text began:time evidence:float",
+    "namespaces:text sentence:text began:time evidence:float techniques:text",
 )
 FEEDBACK = _table("feedback", "position:integer alert:id time:time verdict:word document:text")
 DELIVERIES = _table(
@@ -85,6 +85,11 @@ ALLOWED = _table(
     "allowed_actions",
     "position:integer exception:name principal:text audit_id:text time:time received:time document:text",
 )
-INCIDENTS = _table("incidents", "number:integer id:id state:word merged_into:id")
+INCIDENTS = _table(
+    "incidents",
+    "number:integer id:id state:word merged_into:id assignee:text acknowledged:time outcome:word",
+)
 MEMBERS = _table("incident_alerts", "alert:id incident:id by_hand:small")
 TRAIL = _table("incident_trail", "position:integer incident:id time:time document:text")
+#: Filters of lists under a name, for all who may read.
+SAVED_VIEWS = _table("saved_views", "position:integer page:word name:name query:text saved_by:text time:time")

@@ -7,7 +7,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from data.events.audit_event import AuditEvent
 from data.timestamps import are_usual, is_time, parse_times
 from serving.schemas import SEVERITIES
+from serving.telemetry.ingest_health import IngestHealth
 from serving.telemetry.model_metrics import DescribedModel, ModelMetrics, begin_at_zero
 
 if TYPE_CHECKING:
@@ -33,6 +34,22 @@ class ComparedFigures(Protocol):
     withheld: Counts[str]
     changes: int
     unknown_changes: int
+
+
+class CountedActions(Protocol):
+    """What the metrics count of the actions of a batch; see `serving.scoring.verdicts.ActionCounts`."""
+
+    @property
+    def with_history(self) -> int:
+        """Those by principals with enough history."""
+
+    @property
+    def surprising(self) -> int:
+        """Those that surprise the model."""
+
+    @property
+    def unknown(self) -> int:
+        """Those of a kind that training never saw."""
 
 
 class Metrics:
@@ -53,6 +70,19 @@ class Metrics:
             ["reason"],
         )
         self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
+        self._actions = counter(
+            "kubehabit_actions",
+            "Scored actions, by whether their principal had enough history to be judged by: enough or short.",
+            ["history"],
+        )
+        self._surprising = counter(
+            "kubehabit_surprising_actions",
+            "Scored actions that surprise the model as one in twenty did in calibration; far more than that is drift.",
+        )
+        self._unknown = counter(
+            "kubehabit_unknown_actions",
+            "Scored actions with a verb or a resource that training never saw; more than one in a hundred is drift.",
+        )
         self._lag = histogram(
             "kubehabit_event_lag_seconds",
             "From the time the API server gave the oldest event of a batch to its verdict.",
@@ -63,6 +93,8 @@ class Metrics:
             "Time that the API server gave the newest event so far, since 1970.",
         )
         self._newest_time = 0.0
+        #: The same figures as sums of the last minutes, for people.
+        self.ingest = IngestHealth()
         self._scoring = histogram(
             "kubehabit_scoring_seconds",
             "Time to score one batch and make its alerts durable.",
@@ -114,6 +146,7 @@ class Metrics:
         begin_at_zero(self._alerts, *SEVERITIES[1:])
         begin_at_zero(self._flagged, *SEVERITIES[1:])
         begin_at_zero(self._store_errors, "read", "write")
+        begin_at_zero(self._actions, "enough", "short")
         ProcessCollector(registry=registry)
         registry.register(_OnScrape(lambda: _memory(figures())))
 
@@ -160,6 +193,10 @@ class Metrics:
         """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
         self._registry.register(_OnScrape(lambda: _bounds(suspended(), dropped())))
 
+    def rules(self, figures: Callable[[], Sequence[Mapping[str, Any]]], broken: Callable[[], int]) -> None:
+        """Export what each rule did (`serving.scoring.rule_alerts.RuleAlerts.figures`) and how many files cannot be used."""
+        self._registry.register(_OnScrape(lambda: _rules(figures(), broken())))
+
     def event_store(
         self, behind: Callable[[], int], usable: Callable[[], bool], set_aside: Callable[[], int]
     ) -> None:
@@ -187,6 +224,7 @@ class Metrics:
         self,
         *,
         scored: int,
+        counts: CountedActions,
         folded: int,
         repeated: int,
         refused: int,
@@ -196,11 +234,16 @@ class Metrics:
     ) -> None:
         """Count a scored batch.
 
-        Its events by what became of them, unusual actions that the alert store `refused`, those `flagged` by severity, the
-        severity of each alert `raised`, and the time it took.
+        Its events by what became of them, its actions, unusual actions that the alert store `refused`, those `flagged` by
+        severity, the severity of each alert `raised`, and the time it took.
         """
         for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
             self._events.labels(outcome).inc(events)
+        self._actions.labels("enough").inc(counts.with_history)
+        self._actions.labels("short").inc(scored - counts.with_history)
+        self._surprising.inc(counts.surprising)
+        self._unknown.inc(counts.unknown)
+        self.ingest.judged(scored + folded + repeated)
         for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)
         for severity in raised:
@@ -219,7 +262,9 @@ class Metrics:
             if not written:
                 return
         oldest, newest = (parse_times([min(written), max(written)]) / 1e6).tolist()
-        self._lag.observe(max(0.0, time.time() - oldest))
+        lag = max(0.0, time.time() - oldest)
+        self._lag.observe(lag)
+        self.ingest.arrived(lag, newest)
         self._newest_time = max(self._newest_time, newest)
         self._newest.set(self._newest_time)
 
@@ -361,3 +406,23 @@ def _bounds(suspended: bool, dropped: Mapping[str, int]) -> Iterator[Metric]:
     for severity in ("low", "medium", "high", "critical"):
         counts.add_metric([severity], dropped.get(severity, 0))
     yield counts
+
+
+def _rules(figures: Sequence[Mapping[str, Any]], broken: int) -> Iterator[Metric]:
+    """What rules did. There are as many labels as rules, whose number is bounded, whatever a log holds."""
+    yield GaugeMetricFamily("kubehabit_rules_broken", "Rule files that cannot be used.", value=broken)
+    hits = CounterMetricFamily(
+        "kubehabit_rule_hits", "Hits of rules, by what became of them.", labels=["rule", "outcome"]
+    )
+    seconds = CounterMetricFamily(
+        "kubehabit_rule_seconds", "Time that the expressions of rules took.", labels=["rule"]
+    )
+    errors = CounterMetricFamily(
+        "kubehabit_rule_errors", "Evaluations of rules that failed.", labels=["rule"]
+    )
+    for one in figures:
+        for outcome, number in one["hits"].items():
+            hits.add_metric([one["name"], outcome.replace(" ", "_")], number)
+        seconds.add_metric([one["name"]], one["seconds"])
+        errors.add_metric([one["name"]], one["errors"])
+    yield from (hits, seconds, errors)

@@ -24,6 +24,7 @@ class Visitor:
         size: of the window.
         theme: light or dark, as the system prefers.
         scripts: whether pages may run theirs.
+        zone: time zone of the machine that it runs on.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Visitor:
         size: tuple[int, int] = WIDE,
         theme: str = "light",
         scripts: bool = True,
+        zone: str = "UTC",
     ) -> None:
         self.base = base
         self.errors: list[str] = []
@@ -43,6 +45,7 @@ class Visitor:
             color_scheme=theme,
             java_script_enabled=scripts,
             reduced_motion="reduce",
+            timezone_id=zone,
         )
         self.page = self.context.new_page()
         self.page.set_default_timeout(60_000)

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from kubehabit.main import app
+from kubehabit.retraining.retraining import TooLittleWorkError
 from serving.settings import Settings
 from tests.deploy.programs import program
 
@@ -94,6 +95,32 @@ def test_the_units_run_commands_that_exist() -> None:
         parameters = command.get_params(typer.Context(command))
         known = {option for parameter in parameters for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_timer_starts_a_unit_at_a_time_that_exists(tmp_path: Path) -> None:
+    analyze = program("systemd-analyze", "systemd")
+    for timer in (DEPLOY / "systemd").glob("*.timer"):
+        assert timer.with_suffix(".service") in UNITS
+        (when,) = re.findall(r"^OnCalendar=(.+)$", timer.read_text(encoding="utf-8"), re.M)
+        done = subprocess.run([analyze, "calendar", when], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_cronjob_runs_a_command_that_exists_with_what_it_mounts() -> None:
+    job, claim = yaml.safe_load_all(
+        (DEPLOY / "kubernetes" / "retrain-cronjob.yaml").read_text(encoding="utf-8")
+    )
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command, *words = container["args"]
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    known = {option for parameter in parameters for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    (rule,) = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert TooLittleWorkError.exit_code in rule["onExitCodes"]["values"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

@@ -24,6 +24,7 @@ from kubehabit.main import app
 from serving.access.tokens import create
 from serving.app import create_app
 from serving.registry import client
+from serving.rollout import loader
 from serving.scoring.engine import Engine
 from serving.settings import Settings
 from serving.storage.database import AlertStore
@@ -67,15 +68,15 @@ def sound_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def put(notice: str | None = None, tested: bool = True, error: Exception | None = None) -> None:
         test = SimpleNamespace(worst_difference=1e-6, tolerance=1e-3) if tested else None
-        loaded = SimpleNamespace(model=SimpleNamespace(self_test=test))
-        fetched = SimpleNamespace(name="kubehabit", version="3", source="registry", notice=notice)
+        said = {"name": "kubehabit", "version": "3", "source": "registry", "notice": notice}
+        loaded = SimpleNamespace(model=SimpleNamespace(self_test=test, **said))
 
         def open_bundle(*_: Any) -> Any:
             if error is not None:
                 raise error
-            return loaded, fetched
+            return loaded, None
 
-        monkeypatch.setattr(client, "open_bundle", open_bundle)
+        monkeypatch.setattr(loader, "open_bundle", open_bundle)
 
     put()
     return put
@@ -327,6 +328,8 @@ def test_a_model_that_is_an_old_download_untested_or_not_there(
     assert "last good download" in deployment.only("warning", "model")
     sound_model(tested=False)
     assert "before bundles had a self-test" in deployment.only("warning", "model")
+    sound_model(error=client.NoSuchModelError("The registry has no kubehabit."))
+    assert deployment.only("warning", "model").startswith("The starter model is served")
     sound_model(error=client.RegistryError("There is no such model. Train one."))
     assert deployment.only("error", "model") == "There is no such model. Train one."
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from kubehabit.interruption import interruptible
+from kubehabit.main import app
 
 ROOT = Path(__file__).parents[2]
 RECORDING = ROOT / "data" / "recordings" / "normal.jsonl.zst"
@@ -53,3 +55,19 @@ def test_other_ends_stay_as_they_are() -> None:
         raise SystemExit(3)
     assert ended.value.code == 3
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupted_command_says_what_was_kept_and_ends_as_a_shell_expects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.log").write_text("{}")
+    monkeypatch.setattr("serving.rollout.score_file.score_log", stopped)
+    monkeypatch.setattr("kubehabit.client.send.Sender.send", stopped)
+    for command, kept in (("score", "Nothing is stored"), ("send", "send the same files again")):
+        done = CliRunner().invoke(app, [command, str(tmp_path / "a.log")])
+        assert done.exit_code == 130
+        assert "Stopped by Ctrl-C." in done.stderr
+        assert kept in done.stderr

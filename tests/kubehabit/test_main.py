@@ -201,7 +201,22 @@ def test_evaluate_prints_its_figures_for_people_or_as_json(
                 "class": "generic",
                 "principal": "alice",
                 "detected": True,
-            }
+            },
+            {
+                "scenario": "upgrade",
+                "kind": "benign",
+                "class": "look-alike",
+                "principal": "bob",
+                "detected": True,
+                "severity": "high",
+            },
+            {
+                "scenario": "token",
+                "kind": "attack",
+                "class": "generic",
+                "principal": "carol",
+                "detected": False,
+            },
         ],
     }
     stand_in(monkeypatch, "training.evaluation.evaluate", evaluate=lambda *_, **__: figures)
@@ -210,8 +225,12 @@ def test_evaluate_prints_its_figures_for_people_or_as_json(
     assert json.loads(result.stdout) == figures
     assert "out.md" in result.stderr
     shown = invoke("evaluate", "--log", str(log))
-    assert "miner" in shown.output
-    assert "recall" in shown.output
+    lines = [line.split() for line in shown.output.splitlines()]
+    assert ["caught", "generic", "miner", "alice"] in lines
+    assert ["raised", "high", "look-alike", "upgrade", "bob"] in lines  # honest work is raised, never caught
+    assert ["missed", "generic", "token", "carol"] in lines
+    assert ["of", "them", "caught", "(recall)", "50%"] in lines
+    assert "attack_runs" not in shown.output
 
 
 def test_every_json_option_is_a_flag_and_every_report_a_file() -> None:

@@ -17,8 +17,8 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from data.errors import KubehabitError
+from kubehabit.assistant.proof_tools import ProofTools
 from kubehabit.assistant.quoting import CLOSE, NOTE, OPEN, answer, quote, unquote
-from kubehabit.assistant.read_tools import ReadTools
 from kubehabit.client.remote import Remote
 from serving.app import create_app
 from serving.scoring.engine import Engine
@@ -224,7 +224,7 @@ def test_an_answer_is_bounded_and_says_what_it_leaves_out() -> None:
 
 def test_without_a_file_of_rights_the_tool_says_how_to_name_one() -> None:
     with pytest.raises(KubehabitError, match="--rbac"):
-        ReadTools(Remote("http://127.0.0.1:1")).rbac_paths("mallory@corp")
+        ProofTools(Remote("http://127.0.0.1:1")).rbac_paths("mallory@corp")
 
 
 def test_without_the_sdk_the_command_says_what_to_install(tmp_path: Path) -> None:

@@ -141,3 +141,19 @@ def test_mistakes_get_a_sentence(files: tuple[str, str], words: tuple[str, ...],
     )
     assert done.exit_code == 2
     assert sentence in done.stderr
+
+
+def test_findings_are_sarif_for_code_scanning(files: tuple[str, str]) -> None:
+    log, rbac = files
+    (one,) = json.loads(run("report", log, "--rbac", rbac, "--user", CI, "--sarif"))["runs"]
+    (found,) = one["results"]
+    assert (found["ruleId"], found["level"]) == ("unused-right", "note")
+    assert found["ruleId"] in {rule["id"] for rule in one["tool"]["driver"]["rules"]}
+    assert "delete pods" in found["message"]["text"]
+    assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == rbac
+    (checked,) = json.loads(run("check", log, "--rbac", rbac, "--sarif", status=1))["runs"]
+    (error,) = checked["results"]
+    assert (error["ruleId"], error["level"]) == ("allowed-by-nothing", "error")
+    assert visible(error["message"]["text"]) == error["message"]["text"]
+    again = json.loads(run("check", log, "--rbac", rbac, "--sarif", status=1))["runs"][0]["results"]
+    assert [one["partialFingerprints"] for one in again] == [error["partialFingerprints"]]

@@ -38,7 +38,7 @@ def test_importing_the_app_imports_nothing_heavy() -> None:
 def test_serve_without_a_registry_ends_with_one_sentence(own_home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    done = kubehabit("serve", "--port", port)
+    done = kubehabit("serve", "--port", port, KUBEHABIT_MODEL__STARTER="false")
     assert done.returncode == 2
     assert "error: There is no model registry" in done.stderr
     assert "kubehabit train" in done.stderr

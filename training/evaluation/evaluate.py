@@ -22,7 +22,9 @@ from data.arrays import Flags, Floats
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, shipped, tracking_uri
+from data.visible_text import visible
 from detection.bundle import Bundle
+from training import model_card
 from training.audit_log import read_log
 from training.evaluation import bootstrap, metrics
 from training.evaluation.alone import judge_alone, summary
@@ -387,3 +389,7 @@ def _track(
         client.log_figure(run_id, figure, f"evaluation/{stem}-{name}.png")
     for name in ("recall", "false_per_10k_person_actions", "false_per_1m_system_actions", "lookalikes_high"):
         client.log_metric(run_id, f"{stem}_{name}", float(figures[name]))
+    section, tags = model_card.evaluation(figures)
+    for model, version in model_card.versions_of(client, run_id):
+        named = {f"{stem}_{key}": value for key, value in tags.items()}
+        model_card.publish(client, model, version, f"Evaluation on {visible(stem)}", section, named)

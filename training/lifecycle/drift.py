@@ -25,6 +25,7 @@ from data.paths import registry_uri, tracking_uri
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.bundle import Bundle
 from detection.detector import Detector
+from detection.fit import USUAL, FitTotals, judge_fit
 from training.audit_log import read_log
 from training.config_file import ConfigFile
 from training.registry import connected, download
@@ -114,11 +115,15 @@ class _Observed:
         self.unknown = np.zeros(len(FIELDS), np.int64)
         self.unseen: dict[str, Counter[str]] = defaultdict(Counter)
         self.actions = 0
+        self.surprising = 0
+        self.unknown_actions = 0
 
     def add(self, events: list[AuditEvent]) -> None:
         """Score one chunk of events."""
         scores = self.detector.score(events)
         self.actions += len(scores.principal)
+        self.surprising += int((scores.error >= USUAL).sum())
+        self.unknown_actions += int(scores.unknown.sum())
         for i, name in enumerate(scores.principal):
             self.surprise[name].append(float(scores.surprise[i]))
             self.kinds[name] = scores.kind[i]
@@ -176,7 +181,8 @@ def rate_of(what: str, incidents: int, actions: int, budget: float, per: float) 
 
 def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], str]:
     """Reasons to train again, and the verdict in words, from the fields of a DriftReport without its verdict."""
-    reasons = []
+    # What the service says of the same actions comes first, so that the two never contradict each other.
+    reasons = [f"{clause}." for clause in judge_fit(report["totals"])[1]]
     actions = max(report["actions"], 1)
     changed = [one for one in report["principals"] if one.verdict == "changed"]
     share = sum(one.actions for one in changed) / actions
@@ -237,7 +243,8 @@ def drift(
         "vanished": {name: count for name, count in trained.items() if name not in now.surprise},
         "rates": now.rates(bundle),
     }
-    reasons, advice = advise(found | {"trained_actions": sum(trained.values())}, config)
+    totals = FitTotals(now.actions, now.surprising / now.actions, now.unknown_actions / now.actions)
+    reasons, advice = advise(found | {"trained_actions": sum(trained.values()), "totals": totals}, config)
     report = DriftReport(
         model=model_uri, log=log.name, retrain=bool(reasons), reasons=reasons, advice=advice, **found
     )

@@ -29,6 +29,7 @@ from detection.bundle import Bundle
 from detection.detector import SEVERITIES, Detector
 from detection.parity_check import verify_parity
 from detection.reconstruction import NewestOnnxModel, OnnxModel, Reconstruction
+from training import model_card
 from training.config_file import ConfigFile
 from training.evaluation import bootstrap
 from training.export import TOLERANCE, check_newest, check_parity
@@ -121,6 +122,13 @@ class PromotionDecision:
             figures = (check.champion, check.challenger, check.change, chance)
             table.add_row(check.name, *figures, shown[check.verdict])
         return table
+
+    def summary(self) -> str:
+        """The decision for the model card."""
+        against = f"version {self.champion}" if self.champion else "no champion"
+        rows = [f"| {one.name} | {one.champion} | {one.challenger} | {one.verdict} |" for one in self.checks]
+        heads = "| | champion | challenger | |\n|---|---|---|---|"
+        return "\n".join([f"{self.time}, compared with {against}. {self.sentence()}", "", heads, *rows])
 
     def sentence(self) -> str:
         """The decision in words."""
@@ -336,12 +344,12 @@ def promote(
         from training.evaluation.evaluate import evaluate
 
         judge = partial(evaluate, track=False, alone=False)
-    new = _version(name, challenger)
+    new = version_of(name, challenger)
     if new is None:
         raise KubehabitError(
             f"There is no {challenger} of {name} to promote. Train one (kubehabit train), or name one: --challenger 3"
         )
-    old = _version(name, CHAMPION)
+    old = version_of(name, CHAMPION)
     if old == new:
         raise KubehabitError(
             f"Version {new} of {name} is the champion already. Train a challenger: kubehabit train"
@@ -387,7 +395,7 @@ def roll_back(name: str) -> tuple[str, str]:
     """Make the former champion champion again, and the champion `previous`; returns the versions of both, the new one first."""
     import mlflow
 
-    former, current = _version(name, PREVIOUS), _version(name, CHAMPION)
+    former, current = version_of(name, PREVIOUS), version_of(name, CHAMPION)
     if former is None or current is None:
         raise KubehabitError(
             f"{name} has no former champion to go back to: no version bears the alias {PREVIOUS!r}."
@@ -407,7 +415,7 @@ def _single(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {k: value for k, value in figures.items() if isinstance(value, single) or k == "recall_by_class"}
 
 
-def _version(name: str, which: str) -> str | None:
+def version_of(name: str, which: str) -> str | None:
     """Version number of an alias or of a version number, or None if there is none."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -437,6 +445,7 @@ def _write(decision: PromotionDecision) -> None:
             "promotion_reasons": json.dumps(decision.reasons),
         }.items():
             client.set_model_version_tag(name, version, key, value)
+        model_card.publish(client, name, version, "Promotion", decision.summary(), {})
         run_id = client.get_model_version(name, version).run_id or ""
         text = io.StringIO()
         console = Console(width=130, file=text)
@@ -455,5 +464,5 @@ def _write(decision: PromotionDecision) -> None:
         if decision.champion is not None:
             client.set_registered_model_alias(name, PREVIOUS, decision.champion)
         client.set_registered_model_alias(name, CHAMPION, version)
-        if _version(name, CHALLENGER) == version:
+        if version_of(name, CHALLENGER) == version:
             client.delete_registered_model_alias(name, CHALLENGER)

@@ -398,6 +398,9 @@ class Explainer(Phrases):
             for one in _by_severity(worst.rules)[:_MAX_RULES]
         ]
         reasons.append(f"{worst.sensitivity_reason or 'what was touched'}: {_HARM[worst.sensitivity]}")
+        if worst.binding_made is not None:
+            age = span_words(worst.time - worst.binding_made)
+            reasons.append(f"the binding that allowed it was made only {age} before ({worst.allowed_by})")
         levels = [_level(one) for one in worst.habits if _is_news(one)]
         if levels:
             reasons.append(_NEWNESS[max(levels)])

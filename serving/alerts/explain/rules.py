@@ -13,6 +13,11 @@ _MAX_TECHNIQUES = 3
 _CONTAINED = 8
 
 
+def technique_url(name: str) -> str:
+    """The page of a technique in the public catalogue."""
+    return f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/"
+
+
 class Rules:
     """The rules of a lexicon."""
 
@@ -30,9 +35,9 @@ class Rules:
         ]
 
     def _technique(self, name: str) -> Technique:
-        url = f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/"
+        url = technique_url(name)
         known = self._lexicon.techniques.get(name)
-        if known is None:  # of a rule that somebody wrote
+        if known is None:  # of a rule of one's own
             return Technique(id=name, name=name, tactic="", url=url)
         return Technique(id=name, url=url, **known.model_dump())
 

@@ -7,41 +7,56 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field, ValidationError
 
 from data.errors import NotFoundError
 from serving.api.forensics import as_file, caller_of
 from serving.api.incidents import decide, read_incident
 from serving.console.forms import Form, read_form
 from serving.console.graph import draw, listed
-from serving.console.pages.alerts import in_two
+from serving.console.pages.alerts import back_to, in_two
 from serving.console.render import page, page_links
+from serving.console.when import SPANS, TimeRange, range_of
 from serving.forensics.service import ForensicsService
-from serving.http.problems import position_of
+from serving.http.problems import ProblemError
 from serving.incidents.graph import Edge
 from serving.incidents.incidents import (
+    Acknowledge,
+    Assign,
     Close,
+    Correct,
     Decision,
     IncidentError,
     Merge,
     Note,
+    Reopen,
     Split,
     UnknownIncidentError,
 )
+from serving.incidents.query import IncidentOrder, IncidentQuery, assignees
 from serving.incidents.report import Incident
 from serving.runtime import Service
 from serving.schemas import Surrounding, clean
+from serving.storage.views import saved_views
 
 router = APIRouter(include_in_schema=False)
 
 _ON_A_PAGE = 25
+_STATES = ("open", "closed", "merged", "")
 _FIRST_MOMENTS = 40
 _NO_INCIDENT = "There is no such incident. It may have been forgotten with the last of its alerts."
 _MAX_NOTE = 2000
 
-State = Annotated[Literal["", "open", "closed", "merged"], Query()]
+
+class IncidentPageQuery(IncidentQuery):
+    """What the list of incidents is asked for, beside a span of time."""
+
+    state: Literal["", "open", "closed", "merged"] = "open"
+    order: IncidentOrder = "activity"
+    cursor: Annotated[str | None, Field(max_length=40)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +85,65 @@ class Touched:
 
 @router.get("/console/incidents")
 def incidents(
-    request: Request, state: State = "open", cursor: Annotated[str | None, Query(max_length=32)] = None
+    request: Request,
+    wanted: Annotated[IncidentPageQuery, Query()],
+    times: Annotated[TimeRange, Depends(range_of)],
 ) -> Response:
-    """Incidents, newest first."""
+    """Incidents, those with the latest alert first unless another order is asked for."""
     service: Service = request.app.state.service
-    after = position_of(cursor)
-    found = service.ready().incidents.page(state=state or None, limit=_ON_A_PAGE, cursor=after)
-    links = page_links("/console/incidents", {"state": state}, cursor, found.cursor)
-    return page(request, "incidents.html", incidents=found.incidents, state=state, **links)
+    engine = service.ready()
+    found = engine.incidents.page(
+        wanted, since=times.since, until=times.until, limit=_ON_A_PAGE, cursor=wanted.cursor
+    )
+    query = wanted.parameters() | times.parameters()
+    with engine.store.reading() as connection:
+        views = saved_views(connection, "incidents")
+        people = assignees(connection)
+    of_state = wanted.parameters("state") | times.parameters()
+    return page(
+        request,
+        "incidents.html",
+        status=422 if times.wrong else 200,
+        incidents=found.incidents,
+        wanted=wanted,
+        state=wanted.state,
+        times=times,
+        time_spans=SPANS,
+        filtered=bool(wanted.parameters("state", "order") | times.parameters()),
+        people=people,
+        tabs=[(name, "/console/incidents?" + urlencode(of_state | {"state": name})) for name in _STATES],
+        views=views,
+        view_page="incidents",
+        view_query=urlencode(query),
+        **page_links("/console/incidents", query, wanted.cursor, found.cursor),
+    )
+
+
+@router.post("/console/incidents/bulk")
+async def decide_several(request: Request) -> Response:
+    """Carry out the same decision about several incidents; those whose state does not allow it are left as they are."""
+    form = await read_form(request)
+    chosen = list(dict.fromkeys(form.all("chosen")))
+    if not chosen:
+        raise ProblemError(422, "Tick the incidents that are meant, then send it again.")
+    model = _IN_BULK.get(form.get("action"))
+    if model is None:
+        raise ProblemError(422, "Choose what to do with the incidents that are ticked.")
+    try:
+        decision = model.model_validate(_sent(model, form))
+    except ValidationError as error:
+        raise ProblemError(
+            422, _WRONG.get(str(error.errors()[0]["loc"][0]), "Something is wrong.")
+        ) from error
+    left = []
+    for incident_id in chosen:
+        try:
+            await decide(request, incident_id, decision)
+        except (IncidentError, UnknownIncidentError) as error:
+            left.append(str(error))
+    if len(left) == len(chosen):
+        raise ProblemError(409, left[0])
+    return Response(status_code=303, headers={"Location": back_to(form.get("back"), "/console/incidents")})
 
 
 @router.get("/console/incidents/{incident_id}")
@@ -93,7 +159,10 @@ def _incident_page(
     found = read_incident(service, incident_id, _NO_INCIDENT)
     # The sentence in two: who did what, and the rest.
     headline, rest = in_two(found.sentence, found.sentence.partition(": ")[0])
+    began, who = (found.source.description, found.source.who) if found.source is not None else ("", "")
     moments = timeline(found)
+    with service.ready().store.reading() as connection:
+        people = assignees(connection)
     return page(
         request,
         "incident.html",
@@ -101,6 +170,11 @@ def _incident_page(
         incident=found,
         headline=headline,
         rest=rest,
+        deed=headline.removeprefix(f"{who} ").rstrip(".") if who else headline,
+        # Only where it is another deed than that of the headline, which is the most severe one.
+        began_with="" if not began or began in headline else began,
+        people=people,
+        times_of={one.audit_id: one.time for one in found.timeline},
         moments=moments[:_FIRST_MOMENTS],
         later=moments[_FIRST_MOMENTS:],
         picture=draw(found.graph),
@@ -164,6 +238,15 @@ _WRONG: dict[str, str] = {
     "incident": "Give the ID of the other incident, as its page shows it.",
     "alerts": "Choose at least one alert that is to become an incident of its own.",
     "outcome": "Choose how it ended.",
+    "assignee": "Give the name of the person who works on it, of at most 256 characters.",
+}
+
+#: Decisions that are possible about several incidents at a time.
+_IN_BULK: dict[str, type[Decision]] = {
+    "acknowledge": Acknowledge,
+    "assign": Assign,
+    "close": Close,
+    "reopen": Reopen,
 }
 
 
@@ -193,6 +276,10 @@ for _action, _model, _done in (
     ("merge", Merge, "merged"),
     ("split", Split, "split"),
     ("close", Close, "closed"),
+    ("acknowledge", Acknowledge, "acknowledged"),
+    ("assign", Assign, "assigned"),
+    ("reopen", Reopen, "reopened"),
+    ("outcome", Correct, "corrected"),
 ):
     _add_decision(_action, _model, _done)
 

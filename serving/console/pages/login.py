@@ -43,6 +43,16 @@ def target_of(wanted: str) -> str:
     return wanted if fits else _HOME
 
 
+def login_page(
+    request: Request, *, status: int = 200, wanted: str = "", ended: bool = False, wrong: str = ""
+) -> Response:
+    """The page to sign in on: by a token, and at the provider if there is one."""
+    access: Access = request.app.state.access
+    provider = access.oidc.name if access.oidc is not None else ""
+    values: dict[str, Any] = {"wanted": wanted, "ended": ended, "wrong": wrong, "provider": provider}
+    return page(request, "login.html", status=status, **values)
+
+
 @router.get("/")
 @router.get("/console")
 def home() -> Response:
@@ -57,7 +67,7 @@ async def login(request: Request, next: str = "", ended: str = "") -> Response: 
     try:
         access.caller(request.scope)
     except ProblemError:
-        return page(request, "login.html", wanted=target_of(next), ended=bool(ended), wrong="")
+        return login_page(request, wanted=target_of(next), ended=bool(ended))
     return _to(target_of(next))
 
 
@@ -76,11 +86,11 @@ async def sign_in(request: Request) -> Response:
         status = 429 if wait else error.status
         wrong = "Too many attempts from your address: wait a moment." if wait else error.detail
         request.scope["kubehabit.refused"] = wrong
-        return page(request, "login.html", status=status, wanted=wanted, ended=False, wrong=wrong)
+        return login_page(request, status=status, wanted=wanted, wrong=wrong)
     request.scope["kubehabit.visitor"] = caller
     _log.info("signed in", extra={"caller": caller.name})
     answer = _to(wanted)
-    answer.set_cookie(COOKIE, sent, **_cookie_settings(request))
+    answer.set_cookie(COOKIE, sent, **cookie_settings(request))
     return answer
 
 
@@ -92,11 +102,12 @@ async def sign_out(request: Request) -> Response:
     caller: Caller = request.scope["kubehabit.visitor"]
     access.sessions.end(caller.session)
     answer = _to("/console/login")
-    answer.delete_cookie(COOKIE, **_cookie_settings(request))
+    answer.delete_cookie(COOKIE, **cookie_settings(request))
     return answer
 
 
-def _cookie_settings(request: Request) -> dict[str, Any]:
+def cookie_settings(request: Request) -> dict[str, Any]:
+    """Attributes of the session's cookie."""
     # The browser speaks TLS, to this server or to a proxy in front of it.
     secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
     return {"path": "/console", "httponly": True, "samesite": "strict", "secure": secure}

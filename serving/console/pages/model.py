@@ -23,6 +23,7 @@ router = APIRouter(include_in_schema=False)
 
 _SPANS = (("7", "1 week"), ("14", "2 weeks"), ("28", "4 weeks"))
 _MOST_PER_DAY = 1e6
+_HISTORY_DAYS = 28
 
 Number = Annotated[str, Query(max_length=12)]
 
@@ -45,7 +46,8 @@ def model(
     )
     wanted, wrong = _wanted(per_day, scale)
     preview = records.preview(float(days), **wanted)
-    drift = records.reader().drift(7)
+    reader = records.reader()
+    drift, history = reader.drift(7), reader.drift(_HISTORY_DAYS)
     return page(
         request,
         "model.html",
@@ -54,7 +56,8 @@ def model(
         preview=preview,
         curve=_curve(preview) if preview is not None else None,
         drift=drift,
-        surprising=_surprising(drift) if drift is not None else None,
+        surprising=_surprising(history) if history is not None else None,
+        versions=reader.versions(_HISTORY_DAYS),
         days=days,
         spans=_SPANS,
         per_day=per_day.strip(),

@@ -9,19 +9,21 @@ from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from markupsafe import Markup
 
 from serving.alerts.query import AlertQuery, whole
 from serving.api.principals import FreshHistory
 from serving.console import charts
 from serving.console.render import page, page_links, principal_url
+from serving.console.when import SPANS, TimeRange, range_of
 from serving.forensics.principal_habits import PeerComparison, PrincipalHabits, VerbCount, compared, habits_of
 from serving.forensics.queries import QueryError, moment_of
 from serving.forensics.service import ForensicsService
 from serving.history.queries import Order, Surprise
 from serving.http.problems import ProblemError
 from serving.runtime import Service
+from serving.storage.views import saved_views
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,6 +40,7 @@ KINDS = (
 )
 _SPANS = (("1", "1 day"), ("7", "7 days"), ("28", "28 days"), ("all", "all"))
 
+_ANY_TIME = TimeRange()
 Span = Annotated[Literal["1", "7", "28", "all"], Query()]
 Step = Annotated[Literal["", "hours", "days"], Query()]
 
@@ -50,15 +53,25 @@ def principals(
         Literal["", "human", "serviceaccount", "node", "component", "controller", "anonymous"], Query()
     ] = "",
     order: Order = "last",
+    times: Annotated[TimeRange, Depends(range_of)] = _ANY_TIME,
     cursor: Annotated[str | None, Query(max_length=9, pattern="^[0-9]*$")] = None,
 ) -> Response:
     """Principals, those that acted last first."""
     records: FreshHistory = request.app.state.records
     found = records.reader().principals(
-        search=q.strip(), kind=kind or None, order=order, limit=_ON_A_PAGE, cursor=cursor
+        search=q.strip(),
+        kind=kind or None,
+        since=times.since,
+        until=times.until,
+        order=order,
+        limit=_ON_A_PAGE,
+        cursor=cursor,
     )
     query = {"q": q.strip(), "kind": kind, "order": order if order != "last" else ""}
-    query = {name: value for name, value in query.items() if value}
+    query = {name: value for name, value in query.items() if value} | times.parameters()
+    service: Service = request.app.state.service
+    with service.ready().store.reading() as connection:
+        views = saved_views(connection, "principals")
     return page(
         request,
         "principals.html",
@@ -67,7 +80,12 @@ def principals(
         kind=kind,
         order=order,
         kinds=KINDS,
-        filtered=bool(q.strip() or kind),
+        views=views,
+        view_query=urlencode(query),
+        times=times,
+        time_spans=SPANS,
+        status=422 if times.wrong else 200,
+        filtered=bool(q.strip() or kind or times.parameters()),
         bar=charts.bar,
         **page_links("/console/principals", query, cursor, found.cursor),
     )
@@ -79,7 +97,7 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
     service: Service = request.app.state.service
     records: FreshHistory = request.app.state.records
     engine = service.ready()
-    report = engine.principals.report(principal)
+    report = engine.principal_report(principal)
     reader = records.reader()
     surprise = reader.surprise(principal)
     days_of = surprise.days if surprise is not None else []
@@ -115,7 +133,18 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
         same=shlex.join(["kubehabit", "principal", principal, *(["--since", since] if since else [])]),
         search="/console/search?" + urlencode(search),
         bar=charts.bar,
+        object_of=object_of,
     )
+
+
+def object_of(value: str) -> tuple[str, str, str]:
+    """Resource, namespace and name of an object as habits write it: `secrets payments/db`, `nodes/node-1`."""
+    what, space, rest = value.partition(" ")
+    if not space:
+        what, _, rest = value.rpartition("/")
+        return what.partition("/")[0], "", rest
+    namespace, _, name = rest.partition("/")
+    return what.partition("/")[0], namespace, name
 
 
 def _asked(

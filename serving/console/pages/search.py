@@ -6,7 +6,9 @@ import asyncio
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,13 +18,16 @@ from serving.api.forensics import as_file, caller_of
 from serving.api.parameters import EventQuery, span_of
 from serving.console.forms import read_form
 from serving.console.render import count, page, page_links
+from serving.console.when import in_words, zone_of
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
-from serving.forensics.queries import EventQueries, QueryError
+from serving.forensics.queries import EventQueries, QueryError, moment_of
 from serving.forensics.records import EventRecord, what_of
 from serving.forensics.service import ForensicsService
 from serving.http.problems import ProblemError
+from serving.runtime import Service
 from serving.schemas import clean
+from serving.storage.views import saved_views
 
 router = APIRouter(include_in_schema=False)
 
@@ -81,9 +86,13 @@ class SearchQuery(EventQuery):
             for value in (getattr(self, name),)
         }
 
-    def shown(self) -> SearchQuery:
-        """This query over the last days unless it says since when."""
-        return self if self.since else self.model_copy(update={"since": _SINCE})
+    def shown(self, zone: tzinfo) -> SearchQuery:
+        """This query over the last days unless it says since when, its times so written that they mean the same in UTC."""
+        times = {
+            "since": in_words(self.since or _SINCE, zone),
+            "until": in_words(self.until or "", zone) or None,
+        }
+        return self.model_copy(update=times)
 
     @property
     def times(self) -> list[str]:
@@ -103,6 +112,7 @@ class Asked:
         cursor: where the next page begins.
         wrong: why there is no answer.
         begins: how far back the store goes.
+        young: that the store is too young for the answer to mean much, if it is.
         subject: what evidence of the answer would be about.
     """
 
@@ -113,6 +123,7 @@ class Asked:
     cursor: str | None = None
     wrong: str = ""
     begins: str = ""
+    young: str = ""
     subject: dict[str, str] = field(default_factory=dict)
 
 
@@ -122,12 +133,16 @@ def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Response
     given = query.given()
     asked = Asked(query.ask)
     status = 200
+    zone = zone_of(request.scope)
     if query.ask:
         try:
-            _ANSWERS[query.ask](request, asked, query.shown())
+            _ANSWERS[query.ask](request, asked, query.shown(zone))
         except (KubehabitError, ProblemError) as error:
             asked.wrong = str(error)
             status = error.status if isinstance(error, ProblemError) else 400
+    service: Service = request.app.state.service
+    with service.ready().store.reading() as connection:
+        views = saved_views(connection, "search")
     here = {"ask": query.ask} | {key: value for key, value in given.items() if value}
     return page(
         request,
@@ -137,6 +152,8 @@ def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Response
         questions=QUESTIONS,
         given=given,
         since=query.since or _SINCE,
+        views=views,
+        view_query=urlencode(here) if query.ask else "",
         **page_links("/console/search", here, query.cursor, asked.cursor),
     )
 
@@ -146,7 +163,7 @@ def _answer(request: Request, asked: Asked, question: Callable[[EventQueries], A
 
     def ask(questions: EventQueries) -> Any:
         earliest = questions.extent().earliest
-        asked.begins = "" if earliest is None else clock.written(earliest)[:19].replace("T", " ")
+        asked.begins = "" if earliest is None else clock.written(earliest)
         return question(questions)
 
     return desk.ask(ask)
@@ -177,10 +194,15 @@ def _newcomers(request: Request, asked: Asked, query: SearchQuery) -> None:
     assert since is not None
     asked.same = shlex.join(["kubehabit", "who", "is", "new", "in", namespace, *query.times])
     asked.rows = _answer(request, asked, lambda events: events.newcomers(namespace, since, until))
+    if asked.begins and moment_of(asked.begins) > since:
+        asked.young = (
+            "The store is younger than this time: everybody who acts in the namespace is seen in it for the first time. "
+            "Ask for a time that begins later than the store."
+        )
     who = count(len(asked.rows), "principal")
     were = "was" if len(asked.rows) == 1 else "were"
     asked.sentence = (
-        f"{who} came to {namespace} and {were} never seen in it before."
+        f"{who} came to {namespace} and {were} not seen in it before, since the store began."
         if asked.rows
         else f"Nobody came to {namespace} who had not been there before."
     )
@@ -214,7 +236,10 @@ _ANSWERS = {"touched": _touched, "newcomers": _newcomers, "credential": _credent
 def _row(record: EventRecord) -> dict[str, Any]:
     """An event as the table shows it."""
     return {
-        "time": clock.written(record.time)[:23].replace("T", " "),
+        "time": clock.written(record.time),
+        "resource": record.resource,
+        "namespace": record.namespace,
+        "name": record.name,
         "principal": record.principal,
         "impersonated": record.impersonated,
         "verb": record.verb,
@@ -238,7 +263,9 @@ async def evidence(request: Request) -> Response:
     audit_ids = tuple(dict.fromkeys(clean(one, 128) for one in form.all("audit_id")))
     by_principal = form.get("what") == "all"
     try:
-        since, until = span_of(form.get("since") or None, form.get("until") or None)
+        zone = zone_of(request.scope)
+        times = (in_words(form.get(name), zone) or None for name in ("since", "until"))
+        since, until = span_of(*times)
     except QueryError as error:
         raise ProblemError(400, str(error)) from error
     if not by_principal and not audit_ids:

@@ -1,7 +1,7 @@
-// Keys: j and k from row to row, / to the search, n for new alerts, g and a letter to a page, ? for this list.
+// Keys: j and k from row to row, x to tick one, / to the search, n for new alerts, g and a letter to a page, ? for this list.
 "use strict";
 
-const PLACES = { a: "/console/", i: "/console/incidents", p: "/console/principals", m: "/console/model", s: "/console/search", w: "/console/glossary" };
+const PLACES = { o: "/console/", a: "/console/alerts", x: "/console/exceptions", i: "/console/incidents", p: "/console/principals", m: "/console/model", s: "/console/search", w: "/console/glossary" };
 const help = document.getElementById("help");
 const opener = document.getElementById("keys");
 let going = false;
@@ -43,6 +43,10 @@ document.addEventListener("keydown", (event) => {
   const keys = {
     j: () => move(1),
     k: () => move(-1),
+    x: () => {
+      const row = document.activeElement?.closest("li, tr");
+      row?.querySelector('input[type="checkbox"]')?.click();
+    },
     g: () => { going = true; setTimeout(() => { going = false; }, 1200); },
     n: () => document.querySelector("#new:not([hidden]) a")?.click(),
     "/": () => document.querySelector("[data-search]")?.focus(),

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from data.visible_text import visible
 from serving.forensics import clock
 from serving.forensics.duckdb import connect
 from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
-from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by
+from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by, public_bytes
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
 from serving.forensics.queries import EventFilter, EventPage, EventQueries, moment_of
 from serving.forensics.records import COLUMNS, EventRecord, checksum, content_of
@@ -224,12 +225,16 @@ def _described(subject: Subject) -> dict[str, Any]:
 def _chain(entries: Sequence[LedgerEntry], sealed: set[int], noted: int) -> Chain:
     """The ledger from the first of the lines that sealed events to the one that notes their export."""
     first = min(sealed)
+    key = _public_key(entries)
+    # Where signing began after the first of these lines, the line that names the key shows from where on.
+    named = (entry.number for entry in entries[first : noted + 1] if _names_key(entry.fields, key))
+    kept = sealed | {noted, *islice(named, 1)}
     return Chain(
         before=entries[first - 1].hash.hex() if first else BEGINNING.hex(),
         first=first,
         digests=[sha256(entry.line.entry).hexdigest() for entry in entries[first : noted + 1]],
-        lines={number: entries[number].line for number in sorted(sealed | {noted})},
-        public_key=_public_key(entries),
+        lines={number: entries[number].line for number in sorted(kept)},
+        public_key=key,
     )
 
 
@@ -338,6 +343,11 @@ def _public_key(entries: Sequence[LedgerEntry]) -> str:
     return next((str(key) for key in keys if key), "")
 
 
+def _names_key(fields: Mapping[str, Any], key: str) -> bool:
+    """Whether a line of the ledger says that the lines from it on are signed by a key."""
+    return bool(key) and fields.get("kind") == "opened" and fields.get("public_key") == key
+
+
 def is_page(raw: bytes) -> bool:
     """Whether a file is HTML."""
     return raw.lstrip()[:9].lower() == b"<!doctype"
@@ -396,9 +406,13 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
         head = _check_chain(found.ledger, findings)
         if key is None and named:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named))
-        unsigned = [number for number in lines if key is not None and not is_signed_by(lines[number], key)]
-        findings += [f"Line {number + 1} of the ledger is not signed by the key." for number in unsigned]
         roots = {number: msgspec.json.decode(lines[number].entry, type=dict[str, Any]) for number in lines}
+        # Lines before the one that names the key are proved by the chain of hashes to the last line, which is signed.
+        signed = "" if key is None else public_bytes(key)
+        since = min((number for number in lines if _names_key(roots[number], signed)), default=0)
+        unsigned = [number for number in lines if key is not None and not is_signed_by(lines[number], key)]
+        unsigned = [number for number in unsigned if number >= since]
+        findings += [f"Line {number + 1} of the ledger is not signed by the key." for number in unsigned]
         noted = roots[max(roots)]
         if noted.get("kind") != "exported" or noted.get("sha256") != found.sha256:
             findings.append("The last line of the ledger notes another export.")

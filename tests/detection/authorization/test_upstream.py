@@ -1,7 +1,8 @@
 """What Kubernetes' own tests expect of requests, rules and RBAC, as facts in tables of our own.
 
 From `requestinfo_test.go` (all but the namespace of a patch of a namespace, on which releases differ),
-`policy_comparator_test.go` (all) and `rbac_test.go` (TestAuthorizer; of TestRuleMatches one rule of each kind).
+`policy_comparator_test.go` (all), `rbac_test.go` (TestAuthorizer; of TestRuleMatches one rule of each kind),
+`subject_locator_test.go` and `clusterroleaggregation_controller_test.go` (all). The node authorizer's are in `test_node.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from detection.authorization.authorizer import Authorizer
-from detection.authorization.rbac import Rbac
+from detection.authorization.escalation import subjects_who_may
+from detection.authorization.rbac import ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest, access_request
 from detection.authorization.rules import PolicyRule, uncovered
 
@@ -326,3 +328,82 @@ def test_authorizer(
 ) -> None:
     ruling = Authorizer(Rbac(objects)).decide(user, groups.split(), request_)
     assert ruling.opinion == ("allow" if allowed else "no opinion")
+
+
+_ADMINS = binding("admin", "User:super-admin", "Group:super-admins")
+_OF_NS1 = [
+    {
+        **binding("admin", "User:admin", "Group:admins", namespace="ns1"),
+        "metadata": {"name": "ns1", "namespace": "ns1"},
+    }
+]
+_WHOLE = {"super-admin", "super-admins", "system:masters"}
+_LOCAL_ROLE = {"kind": "Role", "metadata": {"name": "admin", "namespace": "ns1"}}
+_STAR = [cluster_role("admin", r("*", "*", "*")), _ADMINS, *_OF_NS1]
+_LOCAL = [
+    cluster_role("admin", r("*", "*", "*")),
+    _ADMINS,
+    _LOCAL_ROLE | {"rules": [r("get", "*", "Pods").to_object()]},
+    _OF_NS1[0] | {"roleRef": {"kind": "Role", "name": "admin"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("objects", "verb", "namespace", "who"),
+    [
+        (_STAR, "get", "ns1", _WHOLE | {"admin", "admins"}),
+        (_STAR, "*", "*", _WHOLE),
+        (_STAR, "*", "", _WHOLE),
+        (_LOCAL, "get", "ns1", _WHOLE | {"admin", "admins"}),
+        (_LOCAL, "create", "ns1", _WHOLE),
+        (_LOCAL, "get", "ns2", _WHOLE),
+    ],
+)
+def test_subjects_who_may(objects: list[dict[str, Any]], verb: str, namespace: str, who: set[str]) -> None:
+    """From `subject_locator_test.go`, all but the super user, who is an option of the test."""
+    found = subjects_who_may(Rbac(objects), AccessRequest(verb, None, "", "Pods", "", namespace))
+    assert {one.name for one in found} == who
+
+
+_TOOLS = {
+    "hammer": [r("hammer", "", "nails"), r("hammer", "", "wedges")],
+    "chisel": [r("chisel", "", "mortises")],
+    "saw": [r("saw", "", "boards")],
+    "other-saw": [r("saw", "", "boards")],
+}
+
+
+@pytest.mark.parametrize(
+    ("labelled", "selected", "own", "gathered"),
+    [
+        ({"hammer": "bar"}, ["bar"], "saw", ["hammer"]),
+        ({"hammer": "not-bar"}, ["bar"], "hammer", []),
+        ({"hammer": "bar", "chisel": "bar", "saw": "not-bar"}, ["bar"], "", ["chisel", "hammer"]),
+        (
+            {"hammer": "bar", "chisel": "bar", "saw": "not-bar"},
+            ["bar", "not-bar"],
+            "",
+            ["chisel", "hammer", "saw"],
+        ),
+        (
+            {"hammer": "bar", "chisel": "bar", "saw": "bar", "other-saw": "not-bar"},
+            ["bar", "not-bar"],
+            "",
+            ["chisel", "hammer", "saw"],
+        ),
+        ({"hammer": "bar"}, ["bar"], "hammer", ["hammer"]),
+    ],
+)
+def test_aggregated_roles_have_what_is_selected_and_nothing_else(
+    labelled: dict[str, str], selected: list[str], own: str, gathered: list[str]
+) -> None:
+    """From `clusterroleaggregation_controller_test.go`, all; own rules of an aggregated role do not count."""
+    objects = []
+    for name, label in labelled.items():
+        one = cluster_role(name, *_TOOLS[name])
+        objects.append(one | {"metadata": {"name": name, "labels": {"foo": label}}})
+    selectors = [{"matchLabels": {"foo": one}} for one in selected]
+    combined = cluster_role("combined", *_TOOLS.get(own, ()))
+    objects.append(combined | {"aggregationRule": {"clusterRoleSelectors": selectors}})
+    expected = [rule for name in gathered for rule in _TOOLS[name]]
+    assert list(Rbac(objects).rules(ObjectKey("clusterroles", "", "combined")) or ()) == expected

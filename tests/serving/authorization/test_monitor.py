@@ -233,6 +233,20 @@ def test_only_events_of_the_snapshots_cluster_and_time_are_compared(snapshot: Pa
     assert counted == {"before the snapshot": 1, "another cluster": 1, "allowed by nothing": 1}
 
 
+def test_an_alert_says_that_its_binding_is_young(
+    store: AlertStore, explainer: Explainer, snapshot: Path
+) -> None:
+    young = [dict(one) for one in ITEMS]
+    young[1]["metadata"] = {"name": "readers", "creationTimestamp": "2026-11-23T13:55:00Z"}
+    snapshot.write_text(json.dumps({"kind": "List", "items": young}))
+    monitor = open_monitor(AuthorizationSettings(snapshot=snapshot))
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer, authorization=monitor)
+    engine.score(decoded([allowed(0, reason=BY_READERS, resource="secrets")]))
+    (one,) = alerts(engine)
+    assert one.actions[0].allowed_by == 'ClusterRoleBinding "readers" of ClusterRole "reader"'
+    assert any("made only 5 minutes before" in reason for reason in one.severity_reasons)
+
+
 def test_hostile_names_are_visible_in_the_alert(engine: Engine) -> None:
     engine.score(decoded([allowed(0, verb="delete", user=EVIL, name=EVIL)]))
     (one,) = alerts(engine)

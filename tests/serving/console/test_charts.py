@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from serving.alerts.overview import AlertsAt
 from serving.console import charts
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
@@ -94,11 +95,38 @@ def test_a_bar_that_was_an_alert_reaches_over_the_line_and_says_so() -> None:
     svg = drawing(figure)
     drawn = svg.findall(f"{SVG}rect")
     assert [bar.get("class") for bar in drawn] == ["bar under", "bar over", "bar over"]
-    assert [float(str(bar.get("height"))) for bar in drawn] == [12.5, 75.0, 100.0]  # beyond the top it is cut
+    # The axis grows up to eight thresholds; beyond that a bar is cut, and marked as cut.
+    assert [float(str(bar.get("height"))) for bar in drawn] == [3.125, 18.75, 100.0]
+    assert len([path for path in svg.findall(f"{SVG}path") if path.get("class") == "cut"]) == 1
+    assert "<span>800%</span>" in figure
     assert "Nearest 25 Nov, with 900% of the threshold. 2 of 3 days with alerts." in figure
     assert "900%" in figure[figure.index("<table>") :]
     quiet = charts.surprise_bars("s", bars(), title="Nearest", step=timedelta(days=1), until=until)
     assert "No alert in this time." in quiet
+    assert 'class="cut"' not in quiet
+    assert "<span>200%</span>" in quiet
+
+
+def test_alerts_over_time_are_parted_by_severity_and_add_up() -> None:
+    steps = [
+        AlertsAt(at=START),
+        AlertsAt(at=START + timedelta(hours=1), low=2, high=3, critical=1),
+        AlertsAt(at=START + timedelta(hours=2), medium=1),
+    ]
+    figure = charts.severity_bars("a", steps, title="Alerts", step=timedelta(hours=1), zone=UTC)
+    parts = [
+        (str(bar.get("class")), float(str(bar.get("y"))), float(str(bar.get("height"))))
+        for bar in drawing(figure).findall(f"{SVG}rect")
+        if str(bar.get("class")).startswith("rated")
+    ]
+    # The top of the axis is the next number that can be halved; parts stand on one another without a gap.
+    assert [one[0] for one in parts] == ["rated low", "rated high", "rated critical", "rated medium"]
+    assert [one[2] for one in parts] == pytest.approx([100 / 3, 50, 100 / 6, 100 / 6], abs=1e-3)
+    assert [one[1] for one in parts] == pytest.approx([200 / 3, 100 / 6, 0, 500 / 6], abs=1e-3)
+    assert "7 alerts; most in the hour of" in figure
+    assert "No alert in this time." in charts.severity_bars(
+        "b", steps[:1], title="Alerts", step=timedelta(hours=1), zone=UTC
+    )
 
 
 def test_time_without_actions_leaves_a_gap() -> None:

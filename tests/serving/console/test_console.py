@@ -273,7 +273,7 @@ def test_who_may_only_look_cannot_send_what_the_page_does_not_let_them(
         f"/console/alerts/{alert}/feedback", data={"verdict": "normal", "form_token": sent}, headers=OURS
     )
     assert answer.status_code == 403
-    assert "needs the scope &#39;admin&#39;" in answer.text
+    assert "needs the scope &#39;analyst&#39;" in answer.text
 
 
 def test_without_tokens_nobody_signs_in_and_forms_are_still_guarded(make_client: Make) -> None:
@@ -324,9 +324,11 @@ def test_every_page_has_the_policy_and_is_kept_nowhere(make_client: Make) -> Non
     alert = an_alert(client)
     for path in (
         "/console/",
+        "/console/alerts",
         f"/console/alerts/{alert}",
         f"/console/incidents/{alert}",
         "/console/incidents",
+        "/console/exceptions",
         "/console/glossary",
         "/console/nowhere",
         "/console/alerts/nowhere",
@@ -363,10 +365,11 @@ def test_what_a_log_says_stays_text(make_client: Make) -> None:
         assert client.post(path, data=form | {"form_token": token}, headers=OURS).status_code == 200
     for path in (
         "/console/",
+        "/console/alerts",
         f"/console/alerts/{alert}",
         "/console/incidents",
         f"/console/incidents/{incident}",
-        f"/console/?q={HOSTILE}&principal={HOSTILE}&namespace={HOSTILE}",
+        f"/console/alerts?q={HOSTILE}&principal={HOSTILE}&namespace={HOSTILE}",
     ):
         text = client.get(path, headers=OURS).text
         assert "script&gt;alert(1)" in text, path
@@ -382,10 +385,14 @@ def test_links_lead_to_pages_of_this_console_only(make_client: Make) -> None:
     event = secret_event(user="javascript:alert(1)//https://evil.example/")
     alert = client.post("/v1/score", json=event).json()["alerts"][0]
     settle(client)
-    for path in ("/console/", f"/console/alerts/{alert}", f"/console/incidents/{alert}"):
+    for path in (
+        *("/console/", "/console/alerts", "/console/incidents", "/console/exceptions"),
+        *(f"/console/alerts/{alert}", f"/console/incidents/{alert}"),
+    ):
         text = client.get(path, headers=OURS).text
         for link in re.findall(r'(?:href|src|action)="([^"]*)"', text):
-            assert link.startswith(("/console/", "#")), link
+            in_catalogue = re.fullmatch(r"https://attack\.mitre\.org/techniques/T\d{4}/(\d{3}/)?", link)
+            assert link.startswith(("/console/", "#")) or in_catalogue, link
 
 
 def test_the_console_can_be_switched_off(engine: Engine) -> None:

@@ -148,11 +148,42 @@ def test_the_picture_is_described_and_names_out_of_a_log_stay_text() -> None:
     assert "<script>" not in picture
     assert "\u202e" not in picture
     root = ElementTree.fromstring(str(picture))
-    assert root.attrib["role"] == "img"
+    assert root.attrib["role"] == "group", "a picture would hide its links"
     ids = {element.attrib.get("id") for element in root.iter()}
     assert set(root.attrib["aria-labelledby"].split()) <= ids
     assert "From 203.0.113.7, 10.0.0.1; as <script>" in str(root.findtext("desc"))
     assert not re.search(r"\sstyle=", picture)
+
+
+def test_every_box_leads_on_and_names_end_at_their_box() -> None:
+    root = parsed(story(60))
+    links = {str(link.findtext("g/title")): link.attrib["href"] for link in root.iter("a")}
+    assert links["alice@corp"] == "/console/principals/alice@corp"
+    assert links["203.0.113.7"] == "/console/search?ask=events&address=203.0.113.7&since=2026-11-16"
+    assert "system:serviceaccount:web:*" not in links, "all accounts of a namespace have no page"
+    grouped = next(url for name, url in links.items() if name.startswith("secrets team-"))
+    assert grouped.startswith("/console/search?ask=events&resource=secrets")
+    for group in root.iter("g"):
+        rect, inner = group.find("rect"), group.find("svg")
+        if rect is not None:
+            assert inner is not None, "what is wider than a font was thought to be is cut off"
+            right = float(inner.attrib["x"]) + float(inner.attrib["width"])
+            assert right <= float(rect.attrib["x"]) + float(rect.attrib["width"])
+
+
+def test_labels_of_lines_do_not_cover_one_another_and_no_line_runs_through_them() -> None:
+    graph = story(0)
+    for number in range(4):
+        name = f"principal:system:serviceaccount:ci:job-{number}"
+        graph.nodes.append(node(name, "principal", "suspect"))
+        graph.edges.append(edge("principal:alice@corp", name, "token-read", "likely"))
+    root = parsed(graph)
+    labels = [one for one in root if one.tag == "text"]
+    assert len(labels) == 6
+    assert list(root)[-len(labels) :] == labels, "drawn after all lines and boxes"
+    places = [(float(one.attrib["x"]), float(one.attrib["y"])) for one in labels]
+    for at, (x, y) in enumerate(places):
+        assert all(abs(x - other) >= 60 or abs(y - below) >= 12 for other, below in places[at + 1 :])
 
 
 def test_nothing_to_draw_is_drawn_as_nothing() -> None:

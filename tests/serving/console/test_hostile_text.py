@@ -9,17 +9,30 @@ import pytest
 from fastapi.testclient import TestClient
 
 from data.visible_text import visible
-from serving.console.pages import alerts, glossary, incidents, login, model, principals, search
+from serving.console.pages import (
+    alerts,
+    events,
+    exceptions,
+    glossary,
+    incidents,
+    login,
+    model,
+    overview,
+    principals,
+    search,
+    views,
+)
 from tests.serving.conftest import settle
 from tests.serving.event_stores import body
 from tests.serving.hostile import EVIL, hostile_events
 
-PAGES = (alerts, glossary, incidents, login, model, principals, search)
+PAGES = (alerts, events, exceptions, glossary, incidents, login, model, overview, principals, search, views)
 #: Routes that answer with no page.
 NO_PAGES = {
     "/": "leads to /console/",
     "/console": "leads to /console/",
     "/console/static/{name}": "files of the console",
+    "/console/names": "JSON for the fields that complete names",
     "/console/stream": "server-sent events with JSON",
 }
 
@@ -44,13 +57,36 @@ def every(client: TestClient, kind: str) -> Iterator[str]:
     yield f"/console/{kind}/" + quote(EVIL, safe="")
 
 
+def audit_ids(client: TestClient) -> list[str]:
+    return [one["auditID"] for one in client.get("/v1/events?limit=50").json()["events"]]
+
+
 ADDRESSES: dict[str, Callable[[TestClient], Iterator[str]]] = {
     "/console/": lambda _: iter(
         ["/console/", "/console/?" + urlencode({"q": "mal", "principal": EVIL, "namespace": EVIL})]
     ),
+    "/console/alerts": lambda _: iter(
+        [
+            "/console/alerts",
+            "/console/alerts?order=severity",
+            "/console/alerts?"
+            + urlencode({"q": "mal", "principal": EVIL, "technique": EVIL, "since": EVIL[:30]}),
+        ]
+    ),
+    "/console/event": lambda client: iter(
+        "/console/event?" + urlencode({"auditID": one}) for one in [*audit_ids(client), EVIL]
+    ),
+    "/console/exceptions": lambda _: iter(["/console/exceptions"]),
     "/console/alerts/{alert_id}": lambda client: every(client, "alerts"),
     "/console/glossary": lambda _: iter(["/console/glossary"]),
-    "/console/incidents": lambda _: iter(["/console/incidents", "/console/incidents?state="]),
+    "/console/incidents": lambda _: iter(
+        [
+            "/console/incidents",
+            "/console/incidents?state=",
+            "/console/incidents?"
+            + urlencode({"q": EVIL, "assignee": EVIL, "namespace": EVIL, "until": EVIL[:30]}),
+        ]
+    ),
     "/console/incidents/{incident_id}": lambda client: every(client, "incidents"),
     "/console/login": lambda _: iter(["/console/login?" + urlencode({"next": EVIL})]),
     "/console/model": lambda _: iter(["/console/model", "/console/model?" + urlencode({"scale": EVIL[:12]})]),

@@ -207,6 +207,32 @@ def test_a_registry_that_goes_away_changes_nothing_and_is_found_again(
     assert figures(late)["kubehabit_model_registry_up"] == 1
 
 
+def test_the_first_champion_takes_over_from_the_starter_model_with_what_it_learned(
+    registry: Registry, serve: Callable[..., TestClient]
+) -> None:
+    client = serve()
+    assert client.get("/v1/model").json()["source"] == "starter"
+    assert "knows no principal of this cluster" in client.get("/readyz").json()["notice"]
+    assert client.get("/v1/model").json()["history"]["share"] is None
+    events = ndjson([raw_event(number, user="alice@corp") for number in range(150)])
+    client.post("/v1/score", content=events)
+    history = client.get("/v1/model").json()["history"]
+    assert (history["principals"], history["principalsReady"], history["ready"]) == (1, 1, False)
+    assert figures(client)['kubehabit_actions_total{history="short"}'] == 100
+    assert figures(client)['kubehabit_actions_total{history="enough"}'] == 50
+    assert client.get("/v1/principals/alice@corp").json()["knownActions"] == 150
+    assert client.get("/v1/principals/alice@corp").json()["ready"]
+
+    answer = client.post("/v1/model/reload").json()
+    assert (answer["result"], answer["model"]["watch"]["trouble"]) == ("unchanged", None)
+    assert figures(client)["kubehabit_model_registry_up"] == 1
+    registry.add(alias="champion")
+    assert client.post("/v1/model/reload").json()["result"] == "swapped"
+    assert client.get("/v1/model").json()["source"] == "registry"
+    client.post("/v1/score", content=ndjson([raw_event(999, user="alice@corp")]))
+    assert client.get("/v1/principals/alice@corp").json()["knownActions"] == 151
+
+
 def test_an_alias_or_files_that_vanish_are_reported_and_tried_again(
     registry: Registry, serve: Callable[..., TestClient], tmp_path: Path
 ) -> None:

@@ -20,11 +20,11 @@ from sqlalchemy.exc import OperationalError
 
 from serving.alerts.query import AlertQuery, whole
 from serving.delivery.outbox import Outbox
+from serving.incidents.query import IncidentQuery, page_of
 from serving.process.instance_id import instance_id
 from serving.schemas import Alert, ServedModel
 from serving.storage import database as store_module
 from serving.storage.database import AlertStore, StoreError
-from serving.storage.incidents import incidents
 from serving.storage.retention import Retention
 from serving.storage.tables import microseconds
 from tests.serving.fakes import START
@@ -347,7 +347,7 @@ def test_text_that_no_database_can_hold_is_in_no_alert(store: AlertStore) -> Non
 def test_a_cursor_larger_than_any_number_is_before_all_of_them(store: AlertStore) -> None:
     put(store, alert(1))
     with store.reading() as connection:
-        incidents(connection, state=None, limit=10, cursor=10**18 - 1)
+        page_of(connection, IncidentQuery(), limit=10, cursor=str(10**18 - 1))
     assert [one.id for one in store.page(cursor=10**18 - 1).alerts] == ["a1"]
     assert store.changes(10**18 - 1) == []
 

@@ -66,7 +66,16 @@ def test_an_exam_scores_the_log_exactly_as_the_detector_does(
     calibration = fit(exam.table, exam.held, errors.held, CalibrationConfig()).calibration
     assert calibration.person_thresholds == pytest.approx(bundle.calibration.person_thresholds, rel=1e-3)
     ratio = _ratio(bundle.calibration, exam.whole, errors.whole)
-    np.testing.assert_allclose(ratio, scores.evidence / scores.threshold, atol=1e-3)
+    np.testing.assert_array_equal(ratio >= 1, scores.flagged)
+    # The detector keeps what was flagged out of its principal's habits, which an exam does not replay.
+    suspects: set[str] = set()
+    fresh = np.empty(len(ratio), bool)
+    for row, (name, flagged) in enumerate(zip(scores.principal, scores.flagged.tolist(), strict=True)):
+        fresh[row] = name not in suspects
+        if flagged:
+            suspects.add(name)
+    assert fresh.mean() > 0.9
+    np.testing.assert_allclose(ratio[fresh], (scores.evidence / scores.threshold)[fresh], atol=1e-3)
 
 
 def test_the_clean_replay_is_the_log_had_there_been_no_attack(exam: Exam) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import KubehabitError
 from data.paths import tracking_uri
+from detection.fit import FitTotals, judge_fit
 from tests.conftest import Trained
 from training.lifecycle.drift import DriftConfig, PrincipalDrift, advise, drift, measure, rate_of
 from training.stability import counts_in, edges_of, effective_size
@@ -69,6 +70,7 @@ def quiet() -> dict[str, object]:
         "new": {},
         "vanished": {},
         "rates": [],
+        "totals": FitTotals(10_000, 0.05, 0.0),
     }
 
 
@@ -80,11 +82,27 @@ def test_advice_names_what_changed_and_warns_of_training_on_an_attack() -> None:
         ({"unknown": {"images": (0.01, 0.2)}}, "'images'"),
         ({"new": {"q": 3000}}, "never trained on"),
         ({"vanished": {"q": 30_000}}, "are gone"),
+        ({"totals": FitTotals(10_000, 0.11, 0.0)}, "11.0% of all actions surprise as only 5%"),
+        ({"totals": FitTotals(10_000, 0.05, 0.02)}, "2.0% have a verb or a resource"),
         ({"rates": [rate_of("people", 60, 10_000, 3.0, 1e4)]}, "look through the incidents first"),
     ):
         reasons, advice = advise(quiet() | what, CONFIG)
         assert len(reasons) == 1
         assert words in advice
+
+
+def test_what_the_service_calls_changed_is_a_reason_to_train_and_what_it_calls_steady_is_none() -> None:
+    for surprising, unknown, expected in (
+        (0.05, 0.0, "steady"),
+        (0.0999, 0.0099, "steady"),
+        (0.1, 0.0, "changed"),
+        (0.05, 0.01, "changed"),
+        (0.3, 0.3, "changed"),
+    ):
+        totals = FitTotals(10_000, surprising, unknown)
+        assert judge_fit(totals)[0] == expected
+        assert bool(advise(quiet() | {"totals": totals}, CONFIG)[0]) is (expected == "changed")
+    assert judge_fit(FitTotals(999, 1.0, 1.0))[0] == "too few"
 
 
 def test_the_log_it_was_trained_on_needs_no_training_and_another_cluster_does(

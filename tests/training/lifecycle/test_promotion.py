@@ -12,6 +12,7 @@ import pytest
 from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.paths import tracking_uri
+from detection.bundle import seal
 from tests.conftest import Trained
 from training.evaluation.bootstrap import difference_interval
 from training.export import check_parity
@@ -207,6 +208,21 @@ def test_an_export_that_is_not_the_trained_model_is_refused(
     checks, _ = self_checks(str(trained.bundle), EXAMPLE_EVENT)
     assert [check.name for check in checks if check.refuses] == [
         "trained and exported model differ by (nats)"
+    ]
+
+
+def test_a_model_of_an_earlier_release_is_held_against_its_self_test(registered_before: Path) -> None:
+    """Its run keeps weights of an architecture that is no longer there, so what it says of itself is all there is."""
+    folder = registered_before / "data" / "bundle"
+    checks, bundle = self_checks(str(folder), EXAMPLE_EVENT)
+    assert bundle is not None
+    assert "cloze" in bundle.meta["model"]
+    assert not any(check.refuses for check in checks)
+    (folder / "self_test.npz").unlink()
+    seal(folder)
+    checks, _ = self_checks(str(folder), EXAMPLE_EVENT)
+    assert [check.why for check in checks if check.refuses] == [
+        f"{folder} is of an earlier release and carries no self-test; train it again with this version of kubehabit."
     ]
 
 

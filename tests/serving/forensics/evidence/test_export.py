@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import lzma
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,14 +13,19 @@ from typing import Any
 
 import pytest
 
+from data.signing_keys import load_public_key, load_signing_key, make_keys
+from serving.forensics.evidence.csv_table import as_csv
 from serving.forensics.evidence.export import EvidenceError, Subject, check, export
 from serving.forensics.evidence.page import check_page, render
+from serving.forensics.evidence.picture import picture
 from serving.forensics.ledger import Ledger
 from serving.forensics.queries import EventQueries
 from serving.forensics.verify import verify
+from tests.conftest import ROOT
 from tests.serving.event_stores import body, new_store, story
 from tests.serving.fakes import raw_event, secret_event
 
+FIXTURES = ROOT / "tests" / "fixtures"
 ALERT: dict[str, Any] = {
     "id": "a1",
     "sentence": "mallory@corp listed Secrets in payments: <b>never before</b>.",
@@ -234,3 +241,73 @@ def test_a_page_that_was_made_before_unseen_characters_were_shown_is_still_right
     assert check_page(page) == []
     page.write_text(render(made, str).replace("mallory", "alice"), encoding="utf-8")
     assert check_page(page) != []
+
+
+def test_a_page_of_an_earlier_version_is_made_again_as_it_was(tmp_path: Path) -> None:
+    page = tmp_path / "evidence.html"
+    page.write_bytes(lzma.decompress((FIXTURES / "evidence-f70c9b3.html.xz").read_bytes()))
+    assert check(page).findings == check_page(page) == []
+    page.write_text(page.read_text().replace("Where it began", "Where it ended"))
+    assert check_page(page) == ["The page does not say what the export in it says: it was changed."]
+
+
+def test_events_from_before_the_ledger_was_signed_are_proved_by_the_signed_line_at_its_end(
+    folder: Path,
+) -> None:
+    key = folder.parent / "ledger.key"
+    public = load_public_key(make_keys(key))
+    store = new_store(folder, signing_key=key)
+    store.append(body([raw_event(900, user="mallory@corp")]))
+    store.close()
+    queries = EventQueries(folder)
+    signing = Ledger(folder, load_signing_key(key))
+    made = export(queries, signing, Subject(principal="mallory@corp"), by="kim@corp")
+    queries.close()
+    checked = check(written(folder, made), public)
+    assert (checked.findings, checked.events) == ([], 5)
+    assert verify(folder, key=public).is_sound
+    file = json.loads(made)
+    last = max(file["ledger"]["lines"], key=int)
+    file["ledger"]["lines"][last]["signature"] = ""
+    assert check(written(folder, json.dumps(file, separators=(",", ":")).encode()), public).findings
+    file = json.loads(made)
+    first = min(file["ledger"]["lines"], key=int)
+    file["ledger"]["lines"][first]["entry"]["root"] = "0" * 64
+    assert check(written(folder, json.dumps(file, separators=(",", ":")).encode()), public).findings
+
+
+def test_a_spreadsheet_runs_nothing_of_the_table(folder: Path) -> None:
+    store = new_store(folder)
+    store.append(body([raw_event(900, user="=cmd|' /C calc'!A0", userAgent="@SUM(1)", name="-2+3,\n")]))
+    store.close()
+    made = make(folder, Subject(audit_ids=("id-900",)))
+    [row] = csv.DictReader(as_csv(made).splitlines())
+    assert row["username"] == "'=cmd|' /C calc'!A0"
+    assert row["user_agent"] == "'@SUM(1)"
+    assert row["name"] == "'-2+3,\\n"
+    assert len(row["record_hash"]) == 64
+
+
+def test_the_picture_has_a_box_for_each_node_and_one_for_those_without_a_place() -> None:
+    def node(number: int, kind: str, role: str = "touched", **more: str) -> dict[str, object]:
+        base = {"id": f"{kind}{number}", "kind": kind, "name": f"{kind} <{number}>", "role": role}
+        return base | {"actions": number, "sensitivity": ""} | more
+
+    nodes = [node(0, "principal", "source"), *(node(number, "object") for number in range(12))]
+    nodes.append(node(50, "object", sensitivity="high"))
+    edges = [
+        {
+            "source": "principal0",
+            "target": one["id"],
+            "confidence": "possible" if one["id"] == "object1" else "certain",
+        }
+        for one in nodes[1:]
+    ]
+    drawn = str(picture({"nodes": nodes, "edges": edges}, str))
+    assert drawn.count("<rect") == 1 + 7
+    assert drawn.count("<path") == 7
+    assert "and 7 more" in drawn
+    assert "object &lt;50&gt;" in drawn
+    assert "<0>" not in drawn
+    assert drawn.count('class="possible"') == 1
+    assert picture({"nodes": [], "edges": []}, str) == ""

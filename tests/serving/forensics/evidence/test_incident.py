@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import json
 import re
@@ -18,6 +19,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from data.actions.fields import FIELDS
+from data.signing_keys import load_public_key
 from kubehabit.main import app as command_line
 from serving.alerts.explain.explainer import Explainer
 from serving.app import create_app
@@ -176,7 +178,7 @@ def test_the_page_is_readable_and_holds_the_export_that_proves_it(client: TestCl
     page = answer.text
     ends = [
         page.index(f">{name}</h2>")
-        for name in ("Where it began", "Blast radius", "Timeline", "Proof", "Words")
+        for name in ("Verification", "Where it began", "Blast radius", "Timeline", "Proof", "Glossary")
     ]
     assert ends == sorted(ends)
     for shown in (
@@ -273,7 +275,11 @@ def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: 
     assert "8 events" in printed
     [file] = out.glob("*.json")
     [page] = out.glob("*.html")
+    [table] = out.glob("*.csv")
     assert stored in file.name
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["audit_id"] for row in rows] == [f"id-{number}" for number in (8, 10, 11, 12, 9, 13, 14, 15)]
+    assert {row["part"] for row in rows} == {"suspect", "consequence"}
     assert json.loads(file.read_text())["content"]["subject"]["note"] == "Case 7, [token]"
     for path in (file, page):
         assert f"is as it was made: incident {stored}, 8 events" in run("verify", str(path))
@@ -298,7 +304,9 @@ def test_what_cannot_be_exported_is_reported_without_the_password_of_the_store(
         assert "hunter2" not in printed
 
 
-def test_the_command_asks_a_service(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_asks_a_service(
+    engine: Engine, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = create_app(Settings(token=TOKEN, events=EVENTS), engine)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     monkeypatch.setenv("KUBEHABIT_TOKEN", TOKEN)
@@ -311,7 +319,10 @@ def test_the_command_asks_a_service(engine: Engine, tmp_path: Path, monkeypatch:
         [one] = httpx.get(f"{url}/v1/incidents", headers=headers).json()["incidents"]
         run("evidence", "--incident", one["id"], "--url", url, "--out", str(out))
         [file] = out.glob("*.json")
-        assert check(file).incident == one["id"]
+        checked = check(file, load_public_key(own_home / "ledger.key.pub"))  # made at the first start
+        assert (checked.findings, checked.incident) == ([], one["id"])
+        assert checked.signed
+        assert (own_home / "ledger.key").stat().st_mode & 0o777 == 0o600
         assert "'KUBEHABIT_TOKEN', a caller" in check(file).by
         assert "no incident" in run("evidence", "--incident", "none", "--url", url, status=2)
         monkeypatch.setenv("KUBEHABIT_URL", url)
@@ -350,8 +361,9 @@ def test_the_page_prints_to_a_pdf_that_can_be_read(client: TestClient, tmp_path:
         "How it spread",
         "Blast radius",
         "Chain of custody",
-        "Events of suspects as they were received",
-        "Events that followed as they were received",
+        "Suspicious requests",
+        "What this does not show",
+        "What followed automatically",
         "Case 7",
         "Merkle tree",
     ):
@@ -359,7 +371,13 @@ def test_the_page_prints_to_a_pdf_that_can_be_read(client: TestClient, tmp_path:
     digest = made.json()["sha256"]
     assert digest in printed.replace(" ", "")
     for audit_id in (*suspects(), "id-12"):
-        assert f'"auditID": "{audit_id}"' in printed
+        assert audit_id in printed
+    assert '"auditID"' not in printed  # texts are in the file, not on paper
+    sheets = [sheet.mediabox for sheet in PdfReader(pdf).pages]
+    upright = [sheet.height > sheet.width for sheet in sheets]
+    assert 2 <= upright.count(True) <= 4
+    assert upright == sorted(upright, reverse=True)
+    assert len(sheets) <= 25
     assert "The JSON file that this page was made of" not in printed
     assert JWT not in printed.replace(" ", "")
     assert not re.search("[\ufb00-\ufb06]", printed)  # ligatures: a checksum could not be copied

@@ -1,0 +1,126 @@
+"""`kubehabit retrain`: the next model from what the service has stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit import options as opt
+from kubehabit.interruption import interruptible
+
+app = opt.room("")
+
+
+@app.command("retrain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def retrain(
+    ctx: typer.Context,
+    days: Annotated[
+        float, typer.Option("--days", help="Days of stored work to learn from, at most.", min=0.001)
+    ] = 14,
+    recent: Annotated[
+        float,
+        typer.Option(
+            "--recent", help="Share of them, the newest, on which the models are compared.", min=0.01, max=0.9
+        ),
+    ] = 0.2,
+    least_hours: Annotated[
+        float, typer.Option("--least-hours", help="Train nothing on less stored work than this.", min=0)
+    ] = 24,
+    log: Annotated[
+        list[Path] | None,
+        opt.file_option("--log", "Labelled audit log to compare on besides; may be repeated."),
+    ] = None,
+    labels: Annotated[
+        list[Path] | None, opt.file_option("--labels", "Labels of each --log, in the same order.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the registered model.")] = "kubehabit",
+    training: Annotated[
+        Path | None, opt.yaml_option("--training", "train.yaml", "Settings of the training")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", help="Folder for its files. Default: retrain in KUBEHABIT_HOME.", file_okay=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train and compare, but leave the champion as it is.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the logs and the dataset, which are deleted at the end.")
+    ] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin again, even if a retraining was stopped before its end.")
+    ] = False,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Train the next model on the events that a service has stored, compare it with the champion, and promote it or say why not.
+
+    Actions that were flagged are learned only if somebody gave the verdict normal. The training starts from the champion's
+    weights, or from the starter model's where there is no champion yet. One that was stopped goes on where it was. Further
+    options go to the training. Exit status: 0 promoted (or would be, with --dry-run), 1 refused, 3 too little stored work.
+
+    Asks a running service, or with --local reads its files.
+
+    Example:  `kubehabit retrain --local --config /etc/kubehabit/serve.yaml --days 14`
+
+    Next:  `kubehabit serve` follows the champion by itself. To undo it: `kubehabit promote --rollback`.
+    """
+    from data.paths import home
+    from kubehabit.client.events import answers_of
+    from kubehabit.retraining.progress import Progress
+    from kubehabit.retraining.retraining import Retraining, RetrainPlan, span_of_work
+    from serving.settings import read_settings
+
+    if len(log or []) != len(labels or []):
+        opt.fail("every --log needs its --labels, in the same order.")
+    root = folder or home() / "retrain"
+    answers = answers_of(url, local, config, store)
+    plan = RetrainPlan(
+        root=root,
+        name=name,
+        config=training or opt.shipped("train.yaml"),
+        options=list(ctx.args),
+        labelled=list(zip(log or [], labels or [], strict=True)),
+        trusted_hops=read_settings(config).model.starter_trusted_hops,
+        least_hours=least_hours,
+        dry_run=dry_run,
+        keep=keep,
+    )
+    progress = None if new else Progress.unfinished(root)
+    if progress is None:
+        until = time.time_ns() // 1000
+        since, split = span_of_work(answers.earliest(), until, days, recent, least_hours)
+        progress = Progress.begin(root, since, split, until)
+    else:
+        opt.say(f"Going on with the retraining in {progress.folder}.", err=True)
+
+    def say(sentence: str) -> None:
+        for part in sentence.splitlines():
+            opt.say(part, err=True)
+
+    with interruptible("What is done is kept: the same command goes on from there."):
+        result = Retraining(plan, progress, answers, lambda: _feedback(url, local, config), say).run()
+    if as_json:
+        opt.print_json(result.to_dict())
+    else:
+        for part in result.sentence.splitlines():
+            opt.say(part)
+    raise typer.Exit(0 if result.decision["promoted"] else 1)
+
+
+def _feedback(url: str | None, local: bool, config: Path | None) -> Iterable[str]:
+    """Verdicts on alerts as JSON, oldest first."""
+    if not local and config is None:
+        return opt.remote(url).get_bytes("feedback").decode().splitlines()
+    from kubehabit.client.local import LocalStore
+
+    return LocalStore(config).feedback()
