@@ -93,8 +93,8 @@ def write(
 
 
 _LIMITS = (
-    "other clusters than the one it was trained on; a verdict about a person. What was already happening while it was\n"
-    "  trained counts as habit."
+    "other clusters than the one it was trained on; a verdict about a person. What was done on more than one occasion\n"
+    "  while it was trained counts as habit."
 )
 _LIMITS_OF_STARTER = (
     "judging before it has watched: it begins without habits, learns those of the cluster while it serves, and takes for\n"

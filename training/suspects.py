@@ -149,7 +149,7 @@ def find_suspects(
     evidence, threshold = calibration.verdict(sums, features.kinds)
     flagged = evidence >= threshold
     adds = (new > 0) | (wrong > 0)
-    # One who was hardly there at another time cannot be told from itself.
+    # There is no rest of the log to judge one by who was hardly there at another time.
     chosen = (
         adds & (features.actions >= MATURE) & _near(np.asarray(features.principals, object), time, flagged)
     )

@@ -417,6 +417,7 @@ def figures_of(table: ActionTable, fitted: CalibrationResult) -> dict[str, float
         figures[f"held_back_{label}_incidents"] = float(_incidents(table, fitted, chosen))
     figures["person_threshold"] = fitted.calibration.person_thresholds[0]
     figures["system_threshold"] = fitted.calibration.system_thresholds[0]
+    figures["actions_left_out"] = float(fitted.calibration.left_out or 0)
     return figures
 
 
