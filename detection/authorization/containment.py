@@ -113,7 +113,9 @@ def _smallest(
     """The first change of a binding or its role that stops a request by it and nothing in use."""
     for change in _options(rbac, grant, suspect, habits):
         changed = rbac.copy()
+        changed.take_affected()
         _apply(changed, change)
+        affected = changed.take_affected()
         after = Authorizer(changed)
         if grant in after.granting(suspect.user, suspect.groups, suspect.request):
             continue
@@ -121,7 +123,8 @@ def _smallest(
         again = after.granting(suspect.user, suspect.groups, suspect.request)
         if any(one.binding in new for one in again):
             continue
-        if all(_keeps(rbac, changed, user, usage) for user, usage in habits.items()):
+        touched = ((user, one) for user, one in habits.items() if affected.has(user, one.groups))
+        if all(_keeps(rbac, changed, user, usage) for user, usage in touched):
             return change
     return None
 
