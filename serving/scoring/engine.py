@@ -30,7 +30,7 @@ from serving.incidents.incidents import Incidents
 from serving.schemas import SEVERITIES, Action, ModelInfo, RuleMatch, ServedModel, clean
 from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.habit_verdicts import HabitVerdict
-from serving.scoring.rule_alerts import RuleAlerts
+from serving.scoring.rule_alerts import FoundHits, RuleAlerts
 from serving.scoring.verdicts import Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.allowed import AllowedUse
@@ -174,9 +174,10 @@ class Engine:
                     Exception
                 ):  # the verdicts stand, and no event may keep another's alert from being raised
                     _log.exception("a scored batch could not be recorded everywhere")
-            flagged = self._flagged(events, scores, self._rule_hits(events, scores))
+            hits = self._rule_hits(events, scores)
+            flagged = self._flagged(events, scores, hits.reported)
             served = ServedModel(name=self.model.name, version=self.model.version)
-            saved = self._alerts.save(list(flagged.values()), served, self._allowed(events, scores))
+            saved = self._alerts.save(list(flagged.values()), served, self._allowed(events, scores, hits))
             self._alerts.defer(self._watched(scores))
             fields = self._fields
             return Batch(
@@ -210,14 +211,14 @@ class Engine:
         who = scores.principal, scores.kind, scores.group
         self.principals.record(*who, moments, scores.surprise, scores.evidence, scores.severity)
 
-    def _rule_hits(self, events: Sequence[AuditEvent], scores: Scores) -> Mapping[int, Sequence[FilteredHit]]:
+    def _rule_hits(self, events: Sequence[AuditEvent], scores: Scores) -> FoundHits:
         if self.rules is None or not len(scores.event):
-            return {}
+            return FoundHits()
         try:
-            return self.rules.evaluate(events, scores)
+            return self.rules.evaluate(events, scores, self.exceptions())
         except Exception:  # the detector's verdicts stand
             _log.exception("rules could not be run over a batch")
-            return {}
+            return FoundHits()
 
     def _flagged(
         self, events: Sequence[AuditEvent], scores: Scores, hits: Mapping[int, Sequence[FilteredHit]]
@@ -241,7 +242,7 @@ class Engine:
             found[row] = Flagged(principal, scores.kind[row], group, action, threshold, first_flagged=first)
         return found
 
-    def _allowed(self, events: Sequence[AuditEvent], scores: Scores) -> list[AllowedUse]:
+    def _allowed(self, events: Sequence[AuditEvent], scores: Scores, hits: FoundHits) -> list[AllowedUse]:
         """What exceptions kept from being flagged."""
         found = []
         for row, allowed in scores.allowed.items():
@@ -257,6 +258,19 @@ class Engine:
             changes = {"severity": allowed.severity, "evidence": round(allowed.evidence, 3)}
             action = action.model_copy(update=changes | {"habits": habits_of(scores.novelties[row])})
             found.append(AllowedUse(allowed.exception, clean(scores.principal[row]), action))
+        for row, (name, matched) in hits.allowed.items():
+            if row not in scores.allowed and row not in hits.reported:
+                event = events[int(scores.event[row])]
+                _log.info(
+                    "an exception allowed a hit of a rule",
+                    extra={"exception": name, "audit_id": clean(event.auditID, 128)},
+                )
+                try:
+                    action = self._action(event, scores, row)
+                except Exception:  # it has to be recorded all the same
+                    action = _undescribed(event, scores, row)
+                _add_rules(action, matched, by_detector=False)
+                found.append(AllowedUse(name, clean(scores.principal[row]), action))
         return found
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
