@@ -17,8 +17,8 @@ from data.events.audit_event import AuditEvent
 from detection.evidence import INCIDENT_SECONDS
 from detection.rules.evaluator import RuleHit
 
-Outcome = Literal["new", "again", "habit", "over budget"]
-OUTCOMES: tuple[Outcome, ...] = ("new", "again", "habit", "over budget")
+Outcome = Literal["new", "again", "habit", "over budget", "allowed"]
+OUTCOMES: tuple[Outcome, ...] = ("new", "again", "habit", "over budget", "allowed")
 _MICRO = 1_000_000
 _HOUR, _DAY = 3_600 * _MICRO, 86_400 * _MICRO
 _GAP = INCIDENT_SECONDS * _MICRO
@@ -88,6 +88,10 @@ class HitFilter:
         found = self._decide(hit, event, principal, time)
         self.counts[hit.rule.name, found.outcome] += 1
         return found
+
+    def allow(self, hit: RuleHit) -> None:
+        """Count a hit that an exception by hand allows; it is not reported, and no habit comes of it."""
+        self.counts[hit.rule.name, "allowed"] += 1
 
     def _decide(self, hit: RuleHit, event: AuditEvent, principal: str, time: int) -> FilteredHit:
         key = hit_key(hit.rule.name, principal, event)

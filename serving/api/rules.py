@@ -26,7 +26,7 @@ class RuleReport(ApiModel):
     hits: Annotated[
         dict[str, int],
         Field(
-            description="by what became of them: new and again are in alerts, habit and over budget are not"
+            description="by what became of them: new and again are in alerts; habit, over budget and allowed are not"
         ),
     ]
 

@@ -35,7 +35,7 @@ from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.contradictions import ContradictionFinder
 from serving.scoring.habit_verdicts import HabitVerdict
 from serving.scoring.readiness import HistoryTracker, has_enough
-from serving.scoring.rule_alerts import RuleAlerts
+from serving.scoring.rule_alerts import FoundHits, RuleAlerts
 from serving.scoring.verdicts import ActionCounts, Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.allowed import AllowedUse
@@ -193,11 +193,12 @@ class Engine:
                 ):  # the verdicts stand, and no event may keep another's alert from being raised
                     _log.exception("a scored batch could not be recorded everywhere")
             compared = self._compared(events)
-            flagged = self._flagged(events, scores, self._rule_hits(events, scores, compared))
+            hits = self._rule_hits(events, scores, compared)
+            flagged = self._flagged(events, scores, hits.reported)
             others = self._contradicted(events, scores, compared, flagged)
             served = ServedModel(name=self.model.name, version=self.model.version)
             unusual = [*flagged.values(), *others]
-            saved = self._alerts.save(unusual, served, self._allowed(events, scores))
+            saved = self._alerts.save(unusual, served, self._allowed(events, scores, hits))
             self._alerts.defer(self._watched(scores))
             fields = self._fields
             counts = ActionCounts(
@@ -249,14 +250,14 @@ class Engine:
 
     def _rule_hits(
         self, events: Sequence[AuditEvent], scores: Scores, compared: Sequence[Comparison | None]
-    ) -> Mapping[int, Sequence[FilteredHit]]:
+    ) -> FoundHits:
         if self.rules is None or not len(scores.event):
-            return {}
+            return FoundHits()
         try:
-            return self.rules.evaluate(events, scores, compared)
+            return self.rules.evaluate(events, scores, self.exceptions(), compared)
         except Exception:  # the detector's verdicts stand
             _log.exception("rules could not be run over a batch")
-            return {}
+            return FoundHits()
 
     def _flagged(
         self, events: Sequence[AuditEvent], scores: Scores, hits: Mapping[int, Sequence[FilteredHit]]
@@ -300,7 +301,7 @@ class Engine:
     def _identity(self) -> Identity | None:
         return None if self.loaded is None else self.loaded.detector.encoder.identity
 
-    def _allowed(self, events: Sequence[AuditEvent], scores: Scores) -> list[AllowedUse]:
+    def _allowed(self, events: Sequence[AuditEvent], scores: Scores, hits: FoundHits) -> list[AllowedUse]:
         """What exceptions kept from being flagged."""
         found = []
         for row, allowed in scores.allowed.items():
@@ -316,6 +317,19 @@ class Engine:
             changes = {"severity": allowed.severity, "evidence": round(allowed.evidence, 3)}
             action = action.model_copy(update=changes | {"habits": habits_of(scores.novelties[row])})
             found.append(AllowedUse(allowed.exception, clean(scores.principal[row]), action))
+        for row, (name, matched) in hits.allowed.items():
+            if row not in scores.allowed and row not in hits.reported:
+                event = events[int(scores.event[row])]
+                _log.info(
+                    "an exception allowed a hit of a rule",
+                    extra={"exception": name, "audit_id": clean(event.auditID, 128)},
+                )
+                try:
+                    action = self._action(event, scores, row)
+                except Exception:  # it has to be recorded all the same
+                    action = _undescribed(event, scores, row)
+                _add_rules(action, matched, by_detector=False)
+                found.append(AllowedUse(name, clean(scores.principal[row]), action))
         return found
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.actions.fields import non_resource_path, resource_name
+from data.actions.folding import fold_name
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
+from detection.exceptions import HabitExceptions
 from detection.rules.evaluator import ActedEvents, RuleEvaluator, RuleMemory, authorization_view
 from detection.rules.hit_filter import OUTCOMES, FilteredHit, HitFilter, reported
 from detection.rules.rule_files import RuleSet, read_rules, rule_paths
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from detection.detector import Scores
 
 _log = logging.getLogger("kubehabit.rules")
+_CONNECTIONS = frozenset(("exec", "attach", "portforward"))
 _SECONDS_BETWEEN_LOOKS = 2.0
 _Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -71,6 +76,36 @@ def _signature(folders: Sequence[Path]) -> _Signature:
     return tuple(found)
 
 
+@dataclass(slots=True)
+class FoundHits:
+    """Hits of one batch.
+
+    Attributes:
+        reported: by the row of the action.
+        allowed: by the row, the name of an exception by hand and the hits that it allows.
+    """
+
+    reported: dict[int, list[FilteredHit]] = field(default_factory=dict)
+    allowed: dict[int, tuple[str, list[FilteredHit]]] = field(default_factory=dict)
+
+
+def _exception(exceptions: HabitExceptions, acted: ActedEvents, row: int) -> str | None:
+    """Name of the exception that allows an action; None if none does."""
+    covering = exceptions.covering(acted.principals[row], acted.groups[row]) if len(exceptions) else ()
+    if not covering:
+        return None
+    event = acted.events[row]
+    ref = event.objectRef
+    if ref is None or not ref.resource:
+        values = event.verb, non_resource_path(event.requestURI.partition("?")[0]), "-", "-"
+    else:
+        verb = "connect" if ref.subresource in _CONNECTIONS else event.verb
+        what = resource_name(ref.apiGroup, ref.resource, ref.subresource)
+        values = verb, what, ref.namespace or "-", fold_name(ref.name)
+    match = exceptions.match(covering, int(acted.times[row]), values)
+    return None if match < 0 else exceptions.entries[match].name
+
+
 class RuleAlerts:
     """Finds the hits that are reported; called by one thread at a time, with events in the order of the log.
 
@@ -88,13 +123,15 @@ class RuleAlerts:
         self,
         events: Sequence[AuditEvent],
         scores: Scores,
+        exceptions: HabitExceptions,
         compared: Sequence[Comparison | None] = (),
-    ) -> dict[int, list[FilteredHit]]:
-        """Hits that are reported, by the row of the action.
+    ) -> FoundHits:
+        """Hits that are reported, and those that people allow.
 
         Args:
             events: what was given to the detector.
             scores: what it gave back.
+            exceptions: what people allow.
             compared: what roles and bindings say of each event; empty where they were not asked.
         """
         rules = self._current()
@@ -109,16 +146,20 @@ class RuleAlerts:
             times=scores.time.astype(np.int64).tolist(),
             own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
         )
-        found: dict[int, list[FilteredHit]] = {}
+        found = FoundHits()
 
         def answer(row: int) -> dict[str, str]:
             return authorization_view(compared[int(scores.event[row])] if compared else None)
 
         for hit in self._evaluator.evaluate(acted, answer):
             row = hit.row
+            if (name := _exception(exceptions, acted, row)) is not None:
+                self._filter.allow(hit)
+                found.allowed.setdefault(row, (name, []))[1].append(FilteredHit(hit, "allowed"))
+                continue
             kept = self._filter.decide(hit, acted.events[row], acted.principals[row], acted.times[row])
             if reported((kept,)):
-                found.setdefault(row, []).append(kept)
+                found.reported.setdefault(row, []).append(kept)
         return found
 
     def apply_verdict(self, principal: str, times: Collection[int], verdict: str) -> None:

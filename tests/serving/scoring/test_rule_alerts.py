@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from data.actions.fields import FIELDS
+from detection.exceptions import HabitException, HabitExceptions
 from serving.alerts.explain.explainer import Explainer
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
@@ -18,6 +19,7 @@ from serving.scoring.habit_verdicts import HabitVerdict
 from serving.scoring.rule_alerts import RuleAlerts, RuleFolders
 from serving.scoring.snapshots import Snapshot, restore, take_snapshot
 from serving.settings import RuleSettings
+from serving.storage.allowed import latest
 from serving.storage.database import AlertStore
 from tests.detection.rules.rules_for_tests import document
 from tests.serving.conftest import model_info
@@ -108,7 +110,7 @@ def test_later_hits_join_the_alert_and_become_a_habit(make_engine: Callable[...,
     assert [len(batch.grown) for batch in later] == [1, 1, 0, 0]
     assert later[0].grown[0].id == first.id
     [figures] = engine.rules.figures() if engine.rules else []
-    assert figures["hits"] == {"new": 1, "again": 2, "habit": 2, "over budget": 0}
+    assert figures["hits"] == {"new": 1, "again": 2, "habit": 2, "over budget": 0, "allowed": 0}
 
 
 def test_what_people_call_normal_is_not_reported_again(make_engine: Callable[..., Engine]) -> None:
@@ -154,4 +156,23 @@ def test_a_flood_of_hits_stays_within_the_budget(make_engine: Callable[..., Engi
     batch = engine.score(decoded([exec_event(number, seconds=0.001 * number) for number in range(300)]))
     assert sum(batch.flagged.values()) == 20
     [figures] = engine.rules.figures() if engine.rules else []
-    assert figures["hits"] == {"new": 20, "again": 0, "habit": 0, "over budget": 280}
+    assert figures["hits"] == {"new": 20, "again": 0, "habit": 0, "over budget": 280, "allowed": 0}
+
+
+def test_what_an_exception_by_hand_allows_raises_no_alert_and_is_recorded(
+    make_engine: Callable[..., Engine], store: AlertStore
+) -> None:
+    allowed = HabitException(
+        "drill", "CHG-1", "2099-01-01", "alice*", verbs=("connect",), resources=("pods/exec",)
+    )
+    engine = make_engine(store)
+    engine.exceptions = lambda: HabitExceptions([allowed])
+    batch = engine.score(decoded([exec_event(0), exec_event(1, user="bob@corp")]))
+    assert [alert.principal for alert in batch.raised] == ["bob@corp"]
+    engine.flush()
+    store.flush()
+    with store.reading() as connection:
+        [(who, action)] = latest(connection, "drill", 10)
+    assert (who, action.rules[0].name) == ("alice@corp", "exec")
+    [figures] = engine.rules.figures() if engine.rules else []
+    assert (figures["hits"]["new"], figures["hits"]["allowed"]) == (1, 1)
