@@ -20,20 +20,16 @@ import contextlib
 import errno
 import fcntl
 import logging
-import os
-import re
 import secrets
 import shutil
-import sys
 import threading
 import time
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import file_digest
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, compress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -50,10 +46,19 @@ from data.timestamps import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import quoted
+from serving.forensics.kept_files import AgeGuard, droppable, mergeable
 from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
+from serving.forensics.open_file import (
+    OpenFile,
+    OpenRecord,
+    first_number,
+    is_torn,
+    last_number,
+    read_open_file,
+)
 from serving.forensics.parquet_writer import write_parquet
-from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of
+from serving.forensics.records import COLUMNS, content_of, record_of, rows_of
 from serving.forensics.stored_digests import StoredDigests
 from serving.settings import EventSettings
 
@@ -68,32 +73,16 @@ _MAX_OPEN_BYTES = 1 << 30
 # Largest segment, unless one record is larger: so many records, or as many bytes as the database can handle in its memory.
 _SEGMENT_RECORDS = 65_536
 _SEGMENT_SHARE = 0.1
-# Largest merged file.
-_FILE_RECORDS = 2_000_000
-# Files of one level that are merged into one.
-_MERGED = 32
 _SYNC_SECONDS = 1.0
 # Merged files stay that long, for queries that still read them.
 _GRACE_SECONDS = 120.0
 # Events whose repetition is noticed, at 8 bytes each: an API server resends a batch when the response got lost, and a file that
 # fills a gap holds what the webhook has brought as well.
 _REMEMBERED = 1_000_000
-_HOUR, _DAY = 3_600_000_000, 86_400_000_000
-# Deleted by age in an hour at most: a share of what is stored, or so many bytes.
-_DROPPED_SHARE = 0.02
-_DROPPED_BYTES = 16 << 20
 #: Folder for files that the ledger does not account for.
 SET_ASIDE = "set-aside"
 
 _TO_JSON = msgspec.json.Encoder()
-_LINES = msgspec.json.Decoder(dict[str, Any])
-
-
-class _Numbered(msgspec.Struct):
-    number: int
-
-
-_NUMBERED = msgspec.json.Decoder(_Numbered)
 
 
 class EventStoreUnusableError(KubehabitError):
@@ -106,15 +95,6 @@ class EventStoreUnusableError(KubehabitError):
     def __init__(self, reason: str, position: int) -> None:
         super().__init__(reason)
         self.position = position
-
-
-class _OpenRecord(NamedTuple):
-    """What sealing needs to know of a record in the open file: its hash, the size of its line, time and digest of the event."""
-
-    leaf: bytes
-    size: int
-    time: int
-    digest: int
 
 
 class EventStore:
@@ -151,15 +131,11 @@ class EventStore:
                 f"Cannot write to the event store {self.folder}: {error.strerror}. Check events.path and its permissions."
             ) from error
         self._catalog = Catalog()
-        # Times of the ledger's lines, and of the last that dropped events by age: microseconds since 1970 UTC.
-        self._line_times, self._aged = array("q"), 0
+        self._age = AgeGuard()
         self._turn = threading.RLock()
         self._merging: threading.Thread | None = None
-        self._open: IO[bytes] | None = None
-        self._open_path = self.folder
-        self._records: list[_OpenRecord] = []
-        self._open_bytes = 0
-        self._opened = self._synced = 0.0
+        self._open = OpenFile(self.folder)
+        self._synced = 0.0
         self._batch = 0
         self._remove_later: list[tuple[float, Path]] = []
         self._closing = False
@@ -233,14 +209,14 @@ class EventStore:
         pause: Callable[[], None] | None,
     ) -> None:
         """Write events to the open file: all of them, or none."""
-        if self._open_bytes > _MAX_OPEN_BYTES:
+        if self._open.size > _MAX_OPEN_BYTES:
             raise OSError(errno.EFBIG, "the open file of the event store is full and cannot be sealed")
-        number = self._catalog.end + len(self._records)
+        number = self._catalog.end + len(self._open.records)
         times = parse_times(
             [event.requestReceivedTimestamp or event.stageTimestamp for event, _ in fresh]
         ).tolist()
         lines: list[bytes] = []
-        records: list[_OpenRecord] = []
+        records: list[OpenRecord] = []
         for position, (event, raw) in enumerate(fresh):
             if pause is not None:
                 pause()
@@ -258,32 +234,13 @@ class EventStore:
             follow = {"batch": batch, "follow": len(fresh) - 1 - position, "digest": digests[position]}
             lines.append(_TO_JSON.encode(record._asdict() | follow) + b"\n")
             leaf = leaf_of(content_of(record))
-            records.append(_OpenRecord(leaf, len(lines[-1]), record.time, digests[position]))
-        if self._open is None:
-            self._open_path = self.folder / f"open-{number}.ndjson"
-            self._open = self._open_path.open("ab")
-            self._open_path.chmod(0o600)
-            self._open_bytes = 0
-            self._opened = time.monotonic()
-        try:
-            for line in lines:
-                self._open.write(line)
-            self._open.flush()
-        except OSError:
-            # Drop the buffer, and cut off what was half written.
-            with contextlib.suppress(OSError):
-                self._open.close()
-            os.truncate(self._open_path, self._open_bytes)
-            self._open = self._open_path.open("ab")
-            raise
-        self._records += records
-        self._open_bytes += sum(map(len, lines))
+            records.append(OpenRecord(leaf, len(lines[-1]), record.time, digests[position]))
+        self._open.write(number, lines, records)
 
     def sync(self) -> None:
         """Flush appended events to disk and advance `position`; raises OSError if the disk refuses."""
         with self._turn:
-            if self._open is not None:
-                os.fsync(self._open.fileno())
+            self._open.sync()
             self._synced = time.monotonic()
             self.position = self._batch
 
@@ -293,8 +250,8 @@ class EventStore:
             moment = time.monotonic()
             if moment - self._synced >= _SYNC_SECONDS and self.position != self._batch:
                 self.sync()
-            full = len(self._records) >= _OPEN_RECORDS or self._open_bytes >= _OPEN_BYTES
-            if self._records and (full or moment - self._opened >= self.settings.seal_seconds):
+            full = len(self._open.records) >= _OPEN_RECORDS or self._open.size >= _OPEN_BYTES
+            if self._open.records and (full or moment - self._open.opened >= self.settings.seal_seconds):
                 self.seal()
                 if self._merging is None or not self._merging.is_alive():
                     # In a thread, as merging takes longer than events may wait.
@@ -334,8 +291,7 @@ class EventStore:
                 _log.error("events could not be sealed", extra={"reason": str(error)})
             for _, path in self._remove_later:
                 path.unlink(missing_ok=True)
-            if self._open is not None:
-                self._open.close()
+            self._open.close()
             self._lock_file.close()
 
     # -- sealing ------------------------------------------------------------------------------------------------
@@ -347,26 +303,22 @@ class EventStore:
             OSError, KubehabitError: it failed; the file stays open, with what is sealed of it already.
         """
         with self._turn:
-            if not self._records or self._open is None:
+            records = self._open.records
+            if not records:
                 return
             self.sync()
-            while self._records:
+            while records:
                 first = self._catalog.end
-                count = _first_segment(
-                    self._records, int(self.settings.memory_mb * _SEGMENT_SHARE * (1 << 20))
-                )
-                segment = self._records[:count]
+                count = _first_segment(records, int(self.settings.memory_mb * _SEGMENT_SHARE * (1 << 20)))
+                segment = records[:count]
                 times = [record.time for record in segment]
-                rows = f"{rows_of([quoted(self._open_path)])} WHERE number BETWEEN {first} AND {first + count - 1}"
+                rows = f"{rows_of([quoted(self._open.path)])} WHERE number BETWEEN {first} AND {first + count - 1}"
                 leaves = [record.leaf for record in segment]
-                whole = self._batch if count == len(self._records) else None
+                whole = self._batch if count == len(records) else None
                 self.seal_rows(rows, first, leaves, (min(times), max(times)), whole)
                 self._stored.sealed(first, [record.digest for record in segment])
-                del self._records[:count]
-            self._open.close()
-            self._open_path.unlink()
-            self._open = None
-            self._open_bytes = 0
+                del records[:count]
+            self._open.remove()
 
     def seal_rows(
         self,
@@ -472,27 +424,14 @@ class EventStore:
 
         Age is the time since receipt. By age little is deleted at once, and nothing for a day after the clock jumped.
         """
-        files = list(self._catalog.files)[:-1]
-        stored = sum(file.size for file in self._catalog.files)
-        excess = stored - self.settings.max_bytes
-        allowed = max(stored * _DROPPED_SHARE, _DROPPED_BYTES) if self._may_age() else 0
-        aged: list[StoredFile] = []
-        gone: list[StoredFile] = []
-        for file, received in zip(files, self._received(files), strict=True):
-            old = received < clock.written(clock.now() - int(self.settings.retention_days * _DAY))
-            within = sum(one.size for one in aged) + file.size <= allowed or (allowed and not aged)
-            if excess <= 0 and not (old and within):
-                break
-            if old:
-                aged.append(file)
-            gone.append(file)
-            excess -= file.size
+        files = list(self._catalog.files)
+        gone, why = droppable(files, self._received(files[:-1]), self.settings, self._age.may_drop())
         if not gone:
             return
         segments = [segment for file in gone for segment in self._catalog.segments_of(file)]
         self.ledger.append(
             "dropped",
-            why="age" if gone == aged else "size",
+            why=why,
             first=gone[0].first,
             count=sum(file.count for file in gone),
             earliest=min(file.earliest for file in gone),
@@ -509,17 +448,6 @@ class EventStore:
         sealed = [max(segment.sealed for segment in self._catalog.segments_of(file)) for file in files]
         return list(accumulate(reversed(sealed), min))[::-1]
 
-    def _may_age(self) -> bool:
-        """Whether events may be deleted by age: not within an hour of the last time, nor a day of a jump of the clock."""
-        now = clock.now()
-        times = self._line_times
-        # While the clock goes on evenly, two lines far apart are no jump, but a time without events.
-        even = abs(now - time.monotonic_ns() // 1000 - self._clock_offset) < _DAY
-        seen = times[: self._opened_line + 1] if even else [*times, now]
-        jumps = [moment for before, moment in pairwise(seen) if abs(moment - before) > _DAY]
-        recent = 0 <= now - self._aged < _HOUR
-        return not (jumps and now - jumps[-1] < _DAY) and not recent
-
     # -- beginning and end --------------------------------------------------------------------------------------
 
     def _start(self, public_key: str) -> None:
@@ -533,13 +461,12 @@ class EventStore:
         if last:
             unclosed = ("sealed", "opened", "compacted", "dropped", "lost", "erased")
             started["after_crash"] = bool(open_files) or last in unclosed
-        self._opened_line = self.ledger.append("opened", **started).number
-        self._clock_offset = clock.now() - time.monotonic_ns() // 1000
+        self._age.begin(self.ledger.append("opened", **started).number)
         self._catch_up()
         mine = self._recoverable(open_files)
         self._clear(None if mine is None else self._catalog.end)
         for path in open_files:
-            if path != mine and (_first_number(path) < self._catalog.end or _is_torn(path)):
+            if path != mine and (first_number(path) < self._catalog.end or is_torn(path)):
                 path.unlink()  # sealed before the crash, or not one line of it was written
             elif path != mine:
                 self._set_aside([path], "The ledger does not say what came before these events.")
@@ -550,7 +477,7 @@ class EventStore:
         """The file that goes on where the sealed records end."""
         end = self._catalog.end
         for path in open_files:
-            if _first_number(path) <= end and _last_number(path) >= end:
+            if first_number(path) <= end and last_number(path) >= end:
                 return path
         return None
 
@@ -574,7 +501,7 @@ class EventStore:
             name = path.relative_to(self.folder).as_posix()
             if name in known or name.startswith(SET_ASIDE):
                 continue
-            first = _first_number(path)
+            first = first_number(path)
             copied = whole and first < self._catalog.end  # a merge that the ledger does not know yet
             if name in past or path.suffix == ".tmp" or first == resumed or copied:
                 path.unlink()
@@ -597,45 +524,26 @@ class EventStore:
 
     def set_aside(self) -> int:
         """Number of files that were set aside and are still there."""
-        return sum(path.name != "reason.txt" for path in self.folder.glob(f"{SET_ASIDE}/*/*"))
+        folder = self.folder / SET_ASIDE
+        if not folder.is_dir():  # each scrape asks
+            return 0
+        return sum(path.name != "reason.txt" for path in folder.glob("*/*"))
 
     def _recover(self, path: Path) -> None:
         """Seal what an earlier process left open, without a batch torn by the crash, which the journal delivers again."""
-        kept = size = 0
-        number = _first_number(path)
-        sealed = self._catalog.end - number
-        records: list[_OpenRecord] = []
-        whole = 0
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    fields = _LINES.decode(line)
-                    batch, follow = fields.pop("batch"), fields.pop("follow")
-                    digest = fields.pop("digest", 0)  # missing in what an earlier release wrote
-                    record = EventRecord(**fields)
-                except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
-                    break
-                if not line.endswith(b"\n") or record.number != number + len(records):
-                    break
-                records.append(_OpenRecord(leaf_of(content_of(record)), len(line), record.time, digest))
-                size += len(line)
-                if not follow:
-                    kept, whole, self._batch = size, len(records), max(batch, self._batch)
-            else:
-                line = b""
-        if line.endswith(b"\n"):  # no crash tears a line that is whole
+        found = read_open_file(path)
+        self._batch = max(found.batch, self._batch)
+        if found.damaged:  # no crash tears a line that is whole
             copy = path.with_suffix(".damaged")
             shutil.copyfile(path, copy)
-            self._set_aside([copy], f"Line {len(records) + 1} of {path.name} cannot be read.")
-        if whole <= sealed:
+            self._set_aside([copy], f"Line {len(found.records) + 1} of {path.name} cannot be read.")
+        sealed = self._catalog.end - first_number(path)
+        if found.whole <= sealed:
             path.unlink()
             return
-        self._records = records[sealed:whole]
-        self._stored.add(np.array([record.digest for record in self._records if record.digest], np.uint64))
-        self._open_path = path
-        self._open = path.open("ab")
-        os.ftruncate(self._open.fileno(), kept)
-        self._open_bytes = kept
+        records = found.records[sealed : found.whole]
+        self._stored.add(np.array([record.digest for record in records if record.digest], np.uint64))
+        self._open.resume(path, records, found.size)
         try:
             self.seal()
         except (OSError, KubehabitError) as error:  # tried again after each batch
@@ -646,10 +554,7 @@ class EventStore:
             entries = self.ledger.entries[self._catalog.lines :]
             fields = [entry.fields for entry in entries]
             times = parse_times([one["time"] for one in fields]).tolist()
-            self._line_times.extend(times)
-            for moment, one in zip(times, fields, strict=True):
-                if one["kind"] == "dropped" and one["why"] == "age":
-                    self._aged = moment
+            self._age.add_lines(times, [one["kind"] == "dropped" and one["why"] == "age" for one in fields])
             self._catalog.read(entries)
 
 
@@ -663,7 +568,7 @@ def last_batch(found: Path | Sequence[LedgerEntry]) -> int:
     return next((entry.fields["batch"] for entry in reversed(found) if "batch" in entry.fields), 0)
 
 
-def _first_segment(records: Sequence[_OpenRecord], most: int) -> int:
+def _first_segment(records: Sequence[OpenRecord], most: int) -> int:
     """How many records fit into one segment of so many bytes; at least one."""
     size = 0
     for count, record in enumerate(records[:_SEGMENT_RECORDS]):
@@ -673,51 +578,8 @@ def _first_segment(records: Sequence[_OpenRecord], most: int) -> int:
     return min(len(records), _SEGMENT_RECORDS)
 
 
-def _first_number(path: Path) -> int:
-    """Number of the first record of a file, by its name."""
-    digits = re.sub(r"^open-", "", path.name).split(".")[0].split("-")[0]
-    return int(digits) if digits.isdecimal() else sys.maxsize
-
-
-def _last_number(path: Path) -> int:
-    """Highest number of a record of an open file that can be read; -1 if there is none."""
-    number = -1
-    with path.open("rb") as file:
-        for line in file:
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                number = max(number, _NUMBERED.decode(line).number)
-    return number
-
-
-def _is_torn(path: Path) -> bool:
-    """Whether an open file holds no whole line."""
-    with path.open("rb") as file:
-        return not file.readline().endswith(b"\n")
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else -1
-
-
-def mergeable(files: Sequence[StoredFile], today: str) -> list[list[StoredFile]]:
-    """Groups of adjacent files of one day to merge.
-
-    Of today, full groups of one level, so that a record is rewritten only a few times; of past days, all that fit into one file.
-    """
-    runs: list[list[StoredFile]] = []
-    for file in files:
-        day = file.name[:10]
-        run = runs[-1] if runs else []
-        if (
-            run
-            and run[0].name[:10] == day
-            and (day != today or (run[0].level == file.level and len(run) < _MERGED))
-            and sum(one.count for one in run) + file.count <= _FILE_RECORDS
-        ):
-            run.append(file)
-        else:
-            runs.append([file])
-    return [run for run in runs if len(run) >= (_MERGED if run[0].name[:10] == today else 2)]
 
 
 def checksum_of(path: Path) -> tuple[int, str]:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from data import durable_file
 from data.events.decode import decode_body
-from serving.forensics import event_store, parquet_writer
+from serving.forensics import event_store, kept_files, parquet_writer
 from serving.history.activity import MOST_SEEN, Principals
 from serving.incidents.context import ContextTracker
 from serving.registry import client as registry
@@ -91,7 +91,7 @@ def prepare_process(life: Lifetime, *, log: Path) -> None:
     os.environ["KUBEHABIT_HOME"] = str(life.home)
     logging.raiseExceptions = False  # the log is on the disk that fails
     logging.basicConfig(filename=log, level=logging.WARNING, force=True)
-    event_store._MERGED, event_store._GRACE_SECONDS = _MERGED, _GRACE_SECONDS
+    kept_files._MERGED, event_store._GRACE_SECONDS = _MERGED, _GRACE_SECONDS
     durable_file._STALE_SECONDS = registry._BEGUN_SECONDS = 0.0
     if not life.slow_writer:
         parquet_writer._answer_of_process = parquet_writer.answer

@@ -172,7 +172,8 @@ class Documents:
                 self._open_object(b"", True, run - 1)
             return run
         if token == b"\n":
-            run = end if self._one_line or not blank else _end(_BLANK_LINES, buffer, end)
+            lines = None if self._one_line or not blank else _BLANK_LINES.match(buffer, end)
+            run = end if lines is None else lines.end()
             self.line += buffer.count(b"\n", end, run)
         elif token == b"[" and self._depth > 1:
             run = _end(_LISTS, buffer, end)

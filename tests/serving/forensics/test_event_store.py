@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from data.errors import KubehabitError
-from serving.forensics import clock, event_store, parquet_writer
+from serving.forensics import clock, event_store, kept_files, parquet_writer
 from serving.forensics.catalog import StoredFile
-from serving.forensics.event_store import EventStore, EventStoreUnusableError, mergeable
+from serving.forensics.event_store import EventStore, EventStoreUnusableError
+from serving.forensics.kept_files import mergeable
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
 from serving.forensics.queries import EventFilter, EventQueries
 from serving.forensics.records import CONTENT_SQL, EventRecord, content_of
@@ -300,7 +301,7 @@ def test_a_disk_that_is_full_keeps_nothing_of_a_batch_and_goes_on_afterwards(
         def __getattr__(self, name: str) -> Any:
             return getattr(self._inner, name)
 
-    monkeypatch.setattr(store, "_open", Full(store._open))
+    monkeypatch.setattr(store._open, "_file", Full(store._open._file))
     with pytest.raises(OSError, match="No space"):
         store.append(body(story()[10:]), batch=2)
     assert store.append(body(story()[10:]), batch=2) == 17
@@ -689,7 +690,7 @@ def test_age_is_counted_from_receipt_whatever_time_an_event_says(
 def test_a_clock_that_jumps_ahead_ends_no_events_for_a_day_and_little_at_once_after_it(
     tmp_path: Path, now: list[int], restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_store, "_DROPPED_BYTES", 1)
+    monkeypatch.setattr(kept_files, "_DROPPED_BYTES", 1)
     store = new_store(tmp_path, retention_days=90)
     for number in range(40):
         store.append(body([raw_event(number)]))
