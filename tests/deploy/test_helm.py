@@ -9,8 +9,10 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import typer
 import yaml
 
+from kubehabit.main import app
 from serving.settings import Settings
 from tests.deploy.programs import program
 
@@ -145,6 +147,17 @@ def test_the_rules_are_those_of_the_prometheus_example() -> None:
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     # up{job="kubehabit"}: the job is the value of this label of the Service.
     assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "kubehabit"
+
+
+def test_the_retraining_calls_the_command_with_options_that_exist() -> None:
+    job = of_kind(rendered("--values", str(CHART / "ci" / "everything-values.yaml")), "CronJob")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    name, *options = container["args"]
+    command: Any = typer.main.get_command(app)
+    command = command.commands[name]
+    known = {option for parameter in command.get_params(typer.Context(command)) for option in parameter.opts}
+    assert {option for option in options if option.startswith("--")} <= known
+    assert "/etc/kubehabit/serve.yaml" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
 @pytest.mark.parametrize(
