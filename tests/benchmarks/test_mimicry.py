@@ -23,7 +23,7 @@ def made(tiny_bundle: Path, labelled_lines: list[bytes]) -> tuple[Mimicry, Case]
     """A replay of a slice without attacks, and somebody who takes over an account in it and lists Secrets everywhere."""
     labels = json.loads((RECORDINGS / "labels.json").read_text())
     bundle = Bundle.load(tiny_bundle)
-    bundle = replace_field(bundle, calibration=bundle.calibration.scaled(0.4))
+    bundle = replace_field(bundle, calibration=bundle.calibration.scaled(0.2))
     clean = without_labelled(decode_lines(labelled_lines[:LINES]).events, labels)
     someone = next(event for event in clean[LINES // 2 :] if "@" in event.user.username)
     own = tuple(
