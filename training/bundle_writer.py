@@ -88,7 +88,8 @@ def write(
     warmup.save(folder / "warmup.npz")
     (folder / "card.md").write_text(_card(meta, fitted))
     parity_check.save(folder / PARITY_FILE)
-    np.savez_compressed(folder / WEIGHTS, **weights)
+    arrays: dict[str, Any] = dict(weights)
+    np.savez_compressed(folder / WEIGHTS, **arrays)
     return seal(folder)
 
 

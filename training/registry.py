@@ -50,9 +50,9 @@ def log_dataset(card: Mapping[str, Any], context: str) -> None:
     from mlflow.data.meta_dataset import MetaDataset
 
     about = {key: card.get(key) for key in ("sources", "first", "last", "split_at", "actions", "principals")}
-    source = CodeDatasetSource(tags={"mlflow.source.name": "kubehabit data build", **about})  # type: ignore[no-untyped-call]
+    source = CodeDatasetSource(tags={"mlflow.source.name": "kubehabit data build", **about})
     name = ", ".join(card["sources"])[:_NAME_LENGTH]
-    dataset = MetaDataset(source=source, name=name, digest=card["fingerprint"][:_DIGEST_LENGTH])
+    dataset = MetaDataset(source=source, name=name, digest=card["fingerprint"][:_DIGEST_LENGTH])  # type: ignore[abstract]
     mlflow.log_input(dataset, context=context)
 
 
