@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from data.events.audit_event import AuditEvent
 from data.timestamps import are_usual, is_time, parse_times
 from serving.schemas import SEVERITIES
-from serving.telemetry.model_metrics import DescribedModel, ModelMetrics, begin_at_zero
+from serving.telemetry.model_metrics import CountedActions, DescribedModel, ModelMetrics, begin_at_zero
 
 if TYPE_CHECKING:
     from detection.detector import Figures
@@ -23,22 +23,6 @@ if TYPE_CHECKING:
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAGS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 _STREAM = "/v1/alerts/stream"
-
-
-class CountedActions(Protocol):
-    """What the metrics count of the actions of a batch; see `serving.scoring.verdicts.ActionCounts`."""
-
-    @property
-    def with_history(self) -> int:
-        """Those by principals with enough history."""
-
-    @property
-    def surprising(self) -> int:
-        """Those that surprise the model."""
-
-    @property
-    def unknown(self) -> int:
-        """Those of a kind that training never saw."""
 
 
 class Metrics:
@@ -59,19 +43,6 @@ class Metrics:
             ["reason"],
         )
         self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
-        self._actions = counter(
-            "kubehabit_actions",
-            "Scored actions, by whether their principal had enough history to be judged by: enough or short.",
-            ["history"],
-        )
-        self._surprising = counter(
-            "kubehabit_surprising_actions",
-            "Scored actions that surprise the model as one in twenty did in calibration; far more than that is drift.",
-        )
-        self._unknown = counter(
-            "kubehabit_unknown_actions",
-            "Scored actions with a verb or a resource that training never saw; more than one in a hundred is drift.",
-        )
         self._lag = histogram(
             "kubehabit_event_lag_seconds",
             "From the time the API server gave the oldest event of a batch to its verdict.",
@@ -133,7 +104,6 @@ class Metrics:
         begin_at_zero(self._alerts, *SEVERITIES[1:])
         begin_at_zero(self._flagged, *SEVERITIES[1:])
         begin_at_zero(self._store_errors, "read", "write")
-        begin_at_zero(self._actions, "enough", "short")
         ProcessCollector(registry=registry)
         registry.register(_OnScrape(lambda: _memory(figures())))
 
@@ -218,10 +188,7 @@ class Metrics:
         """
         for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
             self._events.labels(outcome).inc(events)
-        self._actions.labels("enough").inc(counts.with_history)
-        self._actions.labels("short").inc(scored - counts.with_history)
-        self._surprising.inc(counts.surprising)
-        self._unknown.inc(counts.unknown)
+        self.life.scored(scored, counts)
         for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)
         for severity in raised:
