@@ -31,7 +31,7 @@ _SAME = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TimedTraining:
     """One training: steps done, seconds, windows a second, held-back loss (nats), operations of the products of one window."""
 
     steps: int
@@ -62,7 +62,7 @@ def _wait(device: str) -> None:
 
 def trained(
     dataset: Path, precision: str, *, device: str, steps: int, batch: int, seconds: float, options: list[str]
-) -> Run:
+) -> TimedTraining:
     """Train as `kubehabit train` does, without registering anything; ends after the steps or the seconds."""
     from lightning.pytorch.callbacks import Timer
 
@@ -86,10 +86,10 @@ def trained(
     done = cli.trainer.global_step
     (figures,) = cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     loss = float(figures["held_back_nll"])
-    return Run(done, taken, done * batch / taken, loss, operations(cli.model.config))
+    return TimedTraining(done, taken, done * batch / taken, loss, operations(cli.model.config))
 
 
-def rows_of(precision: str, run: Run, best: float) -> list[Row]:
+def rows_of(precision: str, run: TimedTraining, best: float) -> list[Row]:
     """Figures of one training; `best` is the peak, operations a second."""
     return [
         Row(f"{precision}: steps", run.steps, "steps"),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kubehabit import options as opt
 from kubehabit.interruption import interruptible
+
+if TYPE_CHECKING:
+    from kubehabit.client.events import EventAnswers
+    from kubehabit.retraining.progress import Progress
 
 app = opt.room("")
 
@@ -50,9 +54,6 @@ def retrain(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train and compare, but leave the champion as it is.")
     ] = False,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the logs and the dataset, which are deleted at the end.")
-    ] = False,
     new: Annotated[
         bool, typer.Option("--new", help="Begin again, even if a retraining was stopped before its end.")
     ] = False,
@@ -76,8 +77,7 @@ def retrain(
     """
     from data.paths import home
     from kubehabit.client.events import answers_of
-    from kubehabit.retraining.progress import Progress
-    from kubehabit.retraining.retraining import Retraining, RetrainPlan, span_of_work
+    from kubehabit.retraining.retraining import Retraining, RetrainPlan
     from serving.settings import read_settings
 
     if len(log or []) != len(labels or []):
@@ -91,30 +91,35 @@ def retrain(
         options=list(ctx.args),
         labelled=list(zip(log or [], labels or [], strict=True)),
         trusted_hops=read_settings(config).model.starter_trusted_hops,
-        least_hours=least_hours,
         dry_run=dry_run,
-        keep=keep,
     )
-    now = time.time_ns() // 1000
-    progress = None if new else Progress.unfinished(root, now)
-    if progress is None:
-        since, split = span_of_work(answers.earliest(), now, days, recent, least_hours)
-        progress = Progress.begin(root, since, split, now)
-    else:
-        opt.say(f"Going on with the retraining in {progress.folder}.", err=True)
-
-    def say(sentence: str) -> None:
-        for part in sentence.splitlines():
-            opt.say(part, err=True)
-
+    progress = _progress(root, answers, (days, recent, least_hours), new=new)
     with interruptible("What is done is kept: the same command goes on from there."):
-        result = Retraining(plan, progress, answers, lambda: _feedback(url, local, config), say).run()
+        result = Retraining(plan, progress, answers, lambda: _feedback(url, local, config), _say).run()
     if as_json:
         opt.print_json(result.to_dict())
     else:
-        for part in result.sentence.splitlines():
-            opt.say(part)
+        _say(result.sentence, err=False)
     raise typer.Exit(0 if result.decision["promoted"] else 1)
+
+
+def _progress(root: Path, answers: EventAnswers, span: tuple[float, float, float], *, new: bool) -> Progress:
+    """The retraining that was stopped, or one that begins; `span` is days, share of recent work, and least hours."""
+    from kubehabit.retraining.progress import Progress
+    from kubehabit.retraining.retraining import span_of_work
+
+    now = time.time_ns() // 1000
+    found = None if new else Progress.unfinished(root, now)
+    if found is not None:
+        opt.say(f"Going on with the retraining in {found.folder}.", err=True)
+        return found
+    since, split = span_of_work(answers.earliest(), now, *span)
+    return Progress.begin(root, since, split, now)
+
+
+def _say(text: str, *, err: bool = True) -> None:
+    for line in text.splitlines():
+        opt.say(line, err=err)
 
 
 def _feedback(url: str | None, local: bool, config: Path | None) -> Iterable[str]:

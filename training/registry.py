@@ -52,9 +52,7 @@ def log_dataset(card: Mapping[str, Any], context: str) -> None:
     about = {key: card.get(key) for key in ("sources", "first", "last", "split_at", "actions", "principals")}
     source = CodeDatasetSource(tags={"mlflow.source.name": "kubehabit data build", **about})
     name = ", ".join(card["sources"])[:_NAME_LENGTH]
-    dataset = MetaDataset(  # type: ignore[abstract]  # it is none: mlflow leaves `profile` undecided
-        source=source, name=name, digest=card["fingerprint"][:_DIGEST_LENGTH]
-    )
+    dataset = MetaDataset(source=source, name=name, digest=card["fingerprint"][:_DIGEST_LENGTH])  # type: ignore[abstract]
     mlflow.log_input(dataset, context=context)
 
 

@@ -222,8 +222,11 @@ def _train(
     commit = registry.git_commit()  # asked once: a long training may see its source change
     text = cli.parser.dump(cli.config, skip_none=False)
     curves = _Curves()
-    named: dict[str, Any] = {"experiment_id": experiment, "run_name": registry.run_name("train", fingerprint)}
-    with mlflow.start_run(**({"run_id": resumed.run_id} if resumed else named)) as run:
+    with mlflow.start_run(
+        run_id=resumed.run_id if resumed else None,
+        experiment_id=None if resumed else experiment,
+        run_name=None if resumed else registry.run_name("train", fingerprint),
+    ) as run:
         run_id = run.info.run_id
         if resumed:
             checkpoints.same_data(run.data.tags, fingerprint)

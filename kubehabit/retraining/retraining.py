@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class RetrainPlan:
         options: further options of the training.
         labelled: recordings with labels to compare on besides.
         trusted_hops: proxies before the API server, where the service serves the starter model.
-        least_hours: span of stored work below which nothing is trained.
         dry_run: compare only; the new version stays a challenger.
     """
 
@@ -47,9 +46,7 @@ class RetrainPlan:
     options: Sequence[str] = ()
     labelled: Sequence[tuple[Path, Path]] = ()
     trusted_hops: int = 0
-    least_hours: float = 24.0
     dry_run: bool = False
-    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class RetrainResult:
     dataset: dict[str, Any]
     decision: dict[str, Any]
     sentence: str
-    folder: str = field(default="")
+    folder: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -132,8 +129,7 @@ class Retraining:
         dataset = self._build(champion)
         version = self._train(champion)
         decision = self._compare(version)
-        if not self._plan.keep:
-            self._progress.clear(self._plan.root)
+        self._progress.clear(self._plan.root)
         return RetrainResult(
             promoted=decision["promoted"] and not decision["dry_run"],
             version=version,
@@ -198,7 +194,6 @@ class Retraining:
             folder = self._folder / _DATASET
             if (folder / "card.json").exists():  # finished just before the last try was stopped
                 shutil.rmtree(folder)
-            self._say("Building the dataset.")
             summary = build([self._folder / _TRAIN_LOG], folder, settings=settings)
             self._say(summary.describe())
             return {
@@ -240,7 +235,6 @@ class Retraining:
         from training.lifecycle.promotion import GateConfig, promote
 
         def decide() -> dict[str, Any]:
-            self._say("Comparing with the champion on the most recent work.")
             decision = promote(
                 self._plan.name,
                 self._plan.labelled,

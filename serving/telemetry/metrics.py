@@ -17,7 +17,7 @@ from data.events.audit_event import AuditEvent
 from data.timestamps import are_usual, is_time, parse_times
 from serving.schemas import SEVERITIES
 from serving.telemetry.ingest_health import IngestHealth
-from serving.telemetry.model_metrics import DescribedModel, ModelMetrics, begin_at_zero
+from serving.telemetry.model_metrics import CountedActions, DescribedModel, ModelMetrics, begin_at_zero
 
 if TYPE_CHECKING:
     from detection.detector import Figures
@@ -34,22 +34,6 @@ class ComparedFigures(Protocol):
     withheld: Counts[str]
     changes: int
     unknown_changes: int
-
-
-class CountedActions(Protocol):
-    """What the metrics count of the actions of a batch; see `serving.scoring.verdicts.ActionCounts`."""
-
-    @property
-    def with_history(self) -> int:
-        """Those by principals with enough history."""
-
-    @property
-    def surprising(self) -> int:
-        """Those that surprise the model."""
-
-    @property
-    def unknown(self) -> int:
-        """Those of a kind that training never saw."""
 
 
 class Metrics:
@@ -70,19 +54,6 @@ class Metrics:
             ["reason"],
         )
         self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
-        self._actions = counter(
-            "kubehabit_actions",
-            "Scored actions, by whether their principal had enough history to be judged by: enough or short.",
-            ["history"],
-        )
-        self._surprising = counter(
-            "kubehabit_surprising_actions",
-            "Scored actions that surprise the model as one in twenty did in calibration; far more than that is drift.",
-        )
-        self._unknown = counter(
-            "kubehabit_unknown_actions",
-            "Scored actions with a verb or a resource that training never saw; more than one in a hundred is drift.",
-        )
         self._lag = histogram(
             "kubehabit_event_lag_seconds",
             "From the time the API server gave the oldest event of a batch to its verdict.",
@@ -146,7 +117,6 @@ class Metrics:
         begin_at_zero(self._alerts, *SEVERITIES[1:])
         begin_at_zero(self._flagged, *SEVERITIES[1:])
         begin_at_zero(self._store_errors, "read", "write")
-        begin_at_zero(self._actions, "enough", "short")
         ProcessCollector(registry=registry)
         registry.register(_OnScrape(lambda: _memory(figures())))
 
@@ -239,10 +209,7 @@ class Metrics:
         """
         for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
             self._events.labels(outcome).inc(events)
-        self._actions.labels("enough").inc(counts.with_history)
-        self._actions.labels("short").inc(scored - counts.with_history)
-        self._surprising.inc(counts.surprising)
-        self._unknown.inc(counts.unknown)
+        self.life.scored(scored, counts)
         self.ingest.judged(scored + folded + repeated)
         for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)

@@ -21,6 +21,22 @@ class DescribedModel(Protocol):
     bundle: dict[str, object]
 
 
+class CountedActions(Protocol):
+    """What the metrics count of the actions of a batch; see `serving.scoring.verdicts.ActionCounts`."""
+
+    @property
+    def with_history(self) -> int:
+        """Those by principals with enough history."""
+
+    @property
+    def surprising(self) -> int:
+        """Those that surprise the model."""
+
+    @property
+    def unknown(self) -> int:
+        """Those of a kind that training never saw."""
+
+
 def begin_at_zero(counter: Counter, *labels: str | tuple[str, ...]) -> None:
     """Export a counter for these labels from the start: one that is missing until it is not zero cannot be alerted on."""
     for one in labels:
@@ -75,11 +91,32 @@ class ModelMetrics:
             "Evidence of the challenger less that of the champion, decades, over actions where either has any.",
             buckets=_DECADES,
         )
+        self._actions = counter(
+            "kubehabit_actions",
+            "Scored actions, by whether their principal had enough history to be judged by: enough or short.",
+            ["history"],
+        )
+        self._surprising = counter(
+            "kubehabit_surprising_actions",
+            "Scored actions that surprise the model as one in twenty did in calibration; far more than that is drift.",
+        )
+        self._unknown = counter(
+            "kubehabit_unknown_actions",
+            "Scored actions with a verb or a resource that training never saw; more than one in a hundred is drift.",
+        )
+        begin_at_zero(self._actions, "enough", "short")
         begin_at_zero(self._reloads, "swapped", "refused", "unavailable")
         begin_at_zero(self._shadow_events, "scored")
         self.shadow_dropped = self._shadow_events.labels("dropped").inc
         begin_at_zero(self._shadow_flagged, "both", "champion", "challenger")
         begin_at_zero(self._shadow_incidents, "champion", "challenger")
+
+    def scored(self, actions: int, counts: CountedActions) -> None:
+        """Count the actions of a scored batch."""
+        self._actions.labels("enough").inc(counts.with_history)
+        self._actions.labels("short").inc(actions - counts.with_history)
+        self._surprising.inc(counts.surprising)
+        self._unknown.inc(counts.unknown)
 
     def champion(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from data.events.reader import open_lines
 from data.paths import tracking_uri
+from detection.bundle import Bundle
 from kubehabit.client.event_files import answers_of_logs
 from kubehabit.client.events import EventAnswers
 from kubehabit.main import app
@@ -21,6 +23,8 @@ from kubehabit.retraining.retraining import Retraining, RetrainPlan, TooLittleWo
 from kubehabit.retraining.stored_work import called_normal, write_log
 from serving.forensics.queries import EventFilter, EventPage
 from tests.conftest import RECORDED, ROOT, SMALL, Trained
+from training.lifecycle.promotion import version_of
+from training.registry import download
 
 _HOUR = 3_600_000_000
 _FEW = (*(one for one in SMALL if "steps" not in one and "interval" not in one), "--trainer.max_steps=10")
@@ -54,10 +58,12 @@ def answers(log: Path) -> Iterator[EventAnswers]:
 
 
 @pytest.fixture
-def home(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home in which a champion is registered."""
-    monkeypatch.setenv("KUBEHABIT_HOME", str(trained.home))
-    return trained.home
+def home(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the home in which a champion is registered: other tests need that one as it is."""
+    copy = tmp_path / "home"
+    shutil.copytree(trained.home, copy)
+    monkeypatch.setenv("KUBEHABIT_HOME", str(copy))
+    return copy
 
 
 def _span(answers: EventAnswers) -> tuple[int, int]:
@@ -131,12 +137,13 @@ def test_progress_is_found_again_until_there_is_a_decision(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_stored_work_becomes_a_challenger_that_is_compared(
-    answers: EventAnswers, trained: Trained, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answers: EventAnswers, trained: Trained, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    champion, root = version_of("kubehabit", "champion"), home / "retrain"
     since, until = _span(answers)
-    progress = Progress.begin(tmp_path, since, until - (until - since) // 5, until)
+    progress = Progress.begin(root, since, until - (until - since) // 5, until)
     plan = RetrainPlan(
-        tmp_path, "kubehabit", ROOT / "configs" / "train.yaml", [*_FEW, "--trainer.val_check_interval=10"]
+        root, "kubehabit", ROOT / "configs" / "train.yaml", [*_FEW, "--trainer.val_check_interval=10"]
     )
     said: list[str] = []
 
@@ -147,7 +154,7 @@ def test_stored_work_becomes_a_challenger_that_is_compared(
         change.setattr("training.train.train", stopped)
         with pytest.raises(KeyboardInterrupt):
             Retraining(plan, progress, answers, list, said.append).run()
-    found = Progress.unfinished(tmp_path, until)
+    found = Progress.unfinished(root, until)
     assert found is not None
     assert set(found.done) == {"events", "warm_start", "dataset", "training"}
 
@@ -156,9 +163,9 @@ def test_stored_work_becomes_a_challenger_that_is_compared(
 
     monkeypatch.setattr(retraining, "write_log", read_again)
     result = Retraining(plan, found, answers, list, said.append).run()
-    assert result.warm_start == f"models:/kubehabit/{trained.version}"
+    assert result.warm_start == f"models:/kubehabit/{champion}"
     assert result.work["train.jsonl.zst"].events > result.work["recent.jsonl.zst"].events > 0
-    assert result.decision["champion"] == trained.version
+    assert result.decision["champion"] == champion
     assert result.decision["challenger"] == result.version
     assert any(check["name"].startswith("false incidents") for check in result.decision["checks"])
     assert "train.jsonl.zst" not in [path.name for path in progress.folder.iterdir()]
@@ -174,8 +181,8 @@ def test_stored_work_becomes_a_challenger_that_is_compared(
     assert result.dataset["fingerprint"].startswith(dataset.dataset.digest)
     experiment = client.get_experiment(run.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    bundle = json.loads((trained.bundle / "bundle.json").read_text())
-    assert bundle["settings"]["trusted_hops"] == RECORDED.trusted_hops
+    made = Bundle.load(download(f"models:/kubehabit/{result.version}"))
+    assert made.settings.trusted_hops == RECORDED.trusted_hops
 
 
 def test_the_command_says_that_the_store_is_too_young(

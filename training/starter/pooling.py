@@ -99,7 +99,7 @@ def _columns(
     tokens = np.empty_like(table.tokens)
     for column, new in enumerate(translation(table.vocabulary, vocabulary)):
         tokens[:, column] = new[table.tokens[:, column]]
-    groups = {kind: principals.groups[f"kind:{kind}"] for kind in KINDS}
+    groups: dict[str, int] = {kind: principals.groups[f"kind:{kind}"] for kind in KINDS}
     starts, sizes = runs(table.kind)
     of_kind = np.array([groups[table.kind[start]] for start in starts.tolist()], np.int32)
     # Two clusters must not know each other's habits.
