@@ -171,7 +171,6 @@ def take_campaign(model: str, out: Path) -> str:
         app.state.service.wait_for_events(60)
         camera.take("overview", "/console/?days=28", size=(1280, 1180))
         camera.take("alerts", "/console/alerts")
-        camera.take("incidents", "/console/incidents?order=severity")
         camera.take("event", f"/console/event?auditID={best.source.audit_id}", size=(1280, 1000))
         camera.take("alerts-dark", "/console/alerts?severity=high", theme="dark")
         camera.take("alert", f"/console/alerts/{alert.id}", size=(1280, 1180))
