@@ -22,7 +22,8 @@ def visible(text: str) -> str:
     """
     if text.isprintable() and (text.isascii() or _INVISIBLE.search(text) is None):
         return text
-    return "".join([one if one.isprintable() and not _INVISIBLE.match(one) else _escape(one) for one in text])
+    unseen = (one for one in set(text) if not one.isprintable() or _INVISIBLE.match(one))
+    return text.translate({ord(one): _escape(one) for one in unseen})
 
 
 def _escape(one: str) -> str:
