@@ -19,6 +19,7 @@ from serving.storage.tables import (
     INCIDENTS,
     LINKS,
     MEMBERS,
+    SAVED_VIEWS,
     TRAIL,
 )
 
@@ -31,7 +32,11 @@ NAMING: tuple[tuple[sa.Table, tuple[str, ...]], ...] = (
     (TRAIL, ("document",)),
     (FEEDBACK, ("document",)),
     (ALLOWED, ("principal", "document")),
+    (INCIDENTS, ("assignee",)),
+    (SAVED_VIEWS, ("name", "query", "saved_by")),
 )
+#: Those whose rows belong to no alert.
+_OF_NO_ALERT = (TRAIL, ALLOWED, INCIDENTS, SAVED_VIEWS)
 _AT_A_TIME = 200
 
 
@@ -117,7 +122,7 @@ def _belongs(table: sa.Table, row: Any, mine: set[int], alerts: set[str]) -> boo
         return row.number in mine
     if table is FEEDBACK:
         return row.alert in alerts
-    return table not in (TRAIL, ALLOWED) and row.alert in mine
+    return table not in _OF_NO_ALERT and row.alert in mine
 
 
 def _rows(connection: Connection, person: Person) -> Iterator[tuple[sa.Table, Any, tuple[str, ...]]]:
