@@ -65,7 +65,6 @@ _WORDED = (
     compile_bytes(r"(?:^|[^0-9])(\d{8,10}:AA[A-Za-z0-9_-]{33})"),
     compile_bytes(r"(?:^|[\s=:\"'&/])([a-z0-9]{6}\.[a-z0-9]{16})(?:$|[\s\"'&,;])"),
     compile_bytes(r"(?:^|[^A-Za-z0-9])([A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{40,})"),
-    compile_bytes(r"(?:^|[^A-Za-z0-9])(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*)"),
 )  # fmt: skip
 #: What finds something if any of them does: one pass, where most texts have nothing.
 _ANY_WORDED = _any_of(_WORDED)
@@ -130,6 +129,10 @@ _KEY_BEGIN = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
 _KEY_END = re.compile(rb"-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
 _BASE64 = compile_bytes(r"(?:[CI-Za-f][A-Za-z0-9+/_-]{3}){6}[A-Za-z0-9+/_-]*")
 _JWT = compile_bytes(r"eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?")
+#: The same with any middle, or encrypted; without a group, which would cost much more.
+_COMPACT = compile_bytes(
+    r"(?:^|[^A-Za-z0-9])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*"
+)
 _BEARER = compile_bytes(r"(?i:bearer|basic)(?:[ +]|%20)[A-Za-z0-9._~+/=-]{8,}")
 _SCHEME = re.compile(rb"[A-Za-z]++(?:[ +]|%20)")
 
@@ -363,6 +366,8 @@ def _bearers(text: bytes) -> Iterator[Span]:
 def _web_tokens(text: bytes) -> Iterator[Span]:
     for match in _JWT.finditer(text):
         yield match.span()
+    for match in _COMPACT.finditer(text):
+        yield text.index(b"eyJ", match.start()), match.end()
 
 
 def _private_keys(text: bytes) -> Iterator[Span]:

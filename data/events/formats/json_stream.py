@@ -138,7 +138,8 @@ class Documents:
                 self._at, self._skipping = end, True  # damaged: go on at the next line
                 self._after_brace, self._previous = False, token
                 continue
-            if not final and self._waits(token, end):
+            touches = token == b"{" and self._buffer[end : end + 1] in (b"{", b"")
+            if not final and (touches or token == b"\n") and self._waits(token, end):
                 break
             before = self._buffer[self._at : at]
             blank = not before or before.isspace()
@@ -157,7 +158,7 @@ class Documents:
                 self._close_list()
             if self.finished:
                 return
-            if token == self._previous or token == b"{":
+            if touches or token == self._previous:
                 end = self._end_of_run(token, blank, end)
             self._previous = token
             self._at = end
