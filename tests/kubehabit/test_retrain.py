@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from data.events.reader import open_lines
 from data.paths import tracking_uri
 from detection.bundle import Bundle
+from kubehabit.client.event_export import EventPages
 from kubehabit.client.event_files import answers_of_logs
 from kubehabit.client.events import EventAnswers
 from kubehabit.main import app
@@ -141,7 +142,10 @@ def test_stored_work_becomes_a_challenger_that_is_compared(
 ) -> None:
     champion, root = version_of("kubehabit", "champion"), home / "retrain"
     since, until = _span(answers)
-    progress = Progress.begin(root, since, until - (until - since) // 5, until)
+    pages = EventPages(answers, EventFilter(), limit=None, cursor=None, newest=False)
+    times = sorted(record.time for record in pages.records(texts=False))
+    # Not by the clock: watches that were under way began long before all others.
+    progress = Progress.begin(root, since, times[4 * len(times) // 5], until)
     plan = RetrainPlan(
         root, "kubehabit", ROOT / "configs" / "train.yaml", [*_FEW, "--trainer.val_check_interval=10"]
     )
