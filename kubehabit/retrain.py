@@ -107,14 +107,17 @@ def _progress(root: Path, answers: EventAnswers, span: tuple[float, float, float
     """The retraining that was stopped, or one that begins; `span` is days, share of recent work, and least hours."""
     from kubehabit.retraining.progress import Progress
     from kubehabit.retraining.retraining import span_of_work
+    from serving.forensics.queries import EventFilter
 
     now = time.time_ns() // 1000
     found = None if new else Progress.unfinished(root, now)
     if found is not None:
         opt.say(f"Going on with the retraining in {found.folder}.", err=True)
         return found
-    since, split = span_of_work(answers.earliest(), now, *span)
-    return Progress.begin(root, since, split, now)
+    newest = answers.events(EventFilter(), limit=1, newest=True, texts=False).records
+    until = newest[0].time + 1 if newest else now
+    since, split = span_of_work(answers.earliest(), until, *span)
+    return Progress.begin(root, since, split, until)
 
 
 def _say(text: str, *, err: bool = True) -> None:

@@ -38,7 +38,7 @@ class Progress:
     @classmethod
     def begin(cls, root: Path, since: int, split: int, until: int) -> Self:
         """A new one below `root`."""
-        name = datetime.fromtimestamp(until / 1e6, UTC).strftime("%Y%m%dT%H%M%SZ")
+        name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         folder = root / name
         try:
             folder.mkdir(parents=True, mode=0o700)

@@ -189,10 +189,20 @@ def test_stored_work_becomes_a_challenger_that_is_compared(
     assert made.settings.trusted_hops == RECORDED.trusted_hops
 
 
+class _Nothing:
+    """Answers of an empty store."""
+
+    def earliest(self) -> None:
+        """None."""
+
+    def events(self, *_: object, **__: object) -> EventPage:
+        return EventPage([], None)
+
+
 def test_the_command_says_that_the_store_is_too_young(
-    answers: EventAnswers, own_home: Path, monkeypatch: pytest.MonkeyPatch
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kubehabit.client.events.answers_of", lambda *_: answers)
+    monkeypatch.setattr("kubehabit.client.events.answers_of", lambda *_: _Nothing())
     done = CliRunner().invoke(app, ["retrain", "--local"])
     assert done.exit_code == 3
     assert "hours of work" in done.output
