@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data.errors import KubehabitError
 from kubehabit import options as opt
 from kubehabit.interruption import interruptible
 
@@ -66,6 +65,7 @@ def backtest(
 
     Next:  `kubehabit promote`, if the alerts are fewer and better than the champion's.
     """
+    from data.errors import KubehabitError
     from serving.rollout.backtest import BacktestOptions
     from serving.rollout.backtest_runners import run_here, run_on_spark
 
@@ -110,6 +110,7 @@ def backtest(
 
 
 def _cluster(text: str) -> ClusterLogs:
+    from data.errors import KubehabitError
     from data.events.reader import log_files
     from serving.rollout.backtest import ClusterLogs
 

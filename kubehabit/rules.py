@@ -134,7 +134,7 @@ def _replay(found: RuleSet, logs: Sequence[Path]) -> Any:
 @app.command("import-sigma")
 def import_sigma(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sigma rules.", exists=True)],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write rules to.", file_okay=False)],
+    out: Annotated[Path, opt.Out],
     as_json: opt.AsJson = False,
 ) -> None:
     """Turn Sigma rules for Kubernetes audit logs into rules, with a warning where one cannot match what API servers write.

@@ -18,6 +18,7 @@ import numpy as np
 from data.actions.attributes import mix
 from data.arrays import Flags, Hashes, Ints, Names, runs
 from data.dataset.table import ActionTable
+from data.visible_text import visible
 from detection.calibration import ActionFeatures, Calibration
 from detection.evidence import INCIDENT_SECONDS, Accumulator
 from detection.novelty import MATURE, HabitTable, PriorCounts
@@ -28,6 +29,8 @@ _WINDOW = INCIDENT_SECONDS * 1_000_000
 _SHARE, _LEAST, _MOST = 1 / 14, _WINDOW, 86_400_000_000
 #: Principals that are named to a person.
 _NAMED = 5
+#: Characters of each name that are shown.
+_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Suspects:
         if not len(flagged):
             return ""
         often = Counter(table.name[flagged].tolist()).most_common()
-        names = ", ".join(f"{name} ({count})" for name, count in often[:_NAMED])
+        names = ", ".join(f"{visible(name)[:_SHOWN]} ({count})" for name, count in often[:_NAMED])
         rest = f" and {len(often) - _NAMED} more" if len(often) > _NAMED else ""
         return (
             f"{len(flagged):,} actions of the log would be flagged by what the rest of it shows. What was new in them, and in "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -163,4 +162,4 @@ def rule_from(content: object, source: str = "") -> Rule:
 
 def _where_first(text: str) -> str:
     what, found, where = text.rpartition(" - at `$.")
-    return f"{where.rstrip('`')}: {re.sub('^Object ', '', what)}" if found else text
+    return f"{where.rstrip('`')}: {what.removeprefix('Object ')}" if found else text

@@ -38,7 +38,10 @@ TOKEN = "a-token-of-sixteen-or-more"
 #: Commands that print no text of a log: their own sentences, figures, and names that the operator gave.
 SILENT = {
     "data simulate": "prints where it wrote what it made up",
-    "train": "prints metrics and the registered version",
+    "train": "prints metrics and the registered version; whom it leaves out: tests/training/test_suspects.py",
+    "starter": "prints metrics and where its bundle is",
+    "retrain": "prints what train does, and figures of the comparison",
+    "backtest": "prints counts by day or by the names that its caller gave",
     "tune": "prints settings and their figures",
     "ablate": "prints where its report is",
     "serve": "writes its log as JSON; see tests/serving/telemetry",
@@ -172,6 +175,12 @@ def incident(shell: Shell) -> None:
     for identity in shell.incidents:
         shell.run("incidents", "show", identity)
         shell.json("incidents", "show", identity)
+
+
+def contained(shell: Shell) -> None:
+    shell.poison_answers()
+    for identity in shell.incidents:
+        shell.run("incidents", "containment", identity, statuses=(0, 1, 2), shows=False)
 
 
 def merged(shell: Shell) -> None:
@@ -396,6 +405,7 @@ CASES: dict[str, Callable[[Shell], None]] = {
         shell.json("incidents", "list"),
     ),  # type: ignore[func-returns-value]
     "incidents show": incident,
+    "incidents containment": contained,
     "incidents merge": merged,
     "incidents split": split,
     "incidents close": lambda shell: shell.run("incidents", "close", shell.incidents[0], "--note", EVIL),

@@ -43,6 +43,7 @@ def served(trained: Trained, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
         port = str(free.getsockname()[1])
     environment = os.environ | {
         "KUBEHABIT_HOME": str(trained.home),
+        "KUBEHABIT_RULES__SHIPPED": "false",  # what is compared here is the model
         "KUBEHABIT_STORE__URL": f"sqlite:///{tmp_path / 'serving.db'}",
         "KUBEHABIT_MODEL__CACHE": str(tmp_path / "models"),
         "KUBEHABIT_JOURNAL__PATH": str(tmp_path / "journal"),

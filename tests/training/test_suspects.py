@@ -1,6 +1,7 @@
 """Suspects: what a training log shows on one occasion and would be flagged by is no habit; what was done twice is."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,3 +137,12 @@ def test_an_occasion_is_ten_minutes_of_a_short_log_and_a_day_of_a_long_one() -> 
     assert occasion(np.array([0, 30 * MINUTE])) == 10 * MINUTE
     assert occasion(np.array([0, 14 * 24 * 60 * MINUTE])) == 24 * 60 * MINUTE
     assert occasion(np.array([0, 365 * 24 * 60 * MINUTE])) == 24 * 60 * MINUTE
+
+
+def test_names_out_of_the_log_are_made_visible_and_cut() -> None:
+    table = SimpleNamespace(name=np.array(["mal\x1b[31m" + "x" * 500] * 2, object))
+    found = Suspects(np.arange(2), np.ones((2, 1), bool), np.ones(2, bool))
+    sentence = found.describe(table)  # type: ignore[arg-type]
+    assert "\x1b" not in sentence
+    assert "mal\\x1b[31mxxx" in sentence
+    assert len(sentence) < 400
