@@ -34,6 +34,9 @@ _EVENT = re.compile(r"(?<![\w.@])event\b\.?([A-Za-z_]\w*)?")
 _VARIABLES = ("event", "principal", "history", "authorization")
 _SPENT = "Iteration budget exceeded"
 _MISSING = ("NOT_FOUND", "INVALID_ARGUMENT: Applying SELECT to non-message type")
+#: Variables that an expression uses, found in its own text.
+_HISTORY = re.compile(r"(?<![\w.])history\b")
+_AUTHORIZATION = re.compile(r"(?<![\w.])authorization\b")
 
 
 class ExpressionError(ValueError):
@@ -83,8 +86,8 @@ class Expression:
         named = _EVENT.findall(code)
         self.fields = FIELDS["event"] if "" in named else frozenset(named)
         self.needs_body = not self.fields.isdisjoint(BODY_FIELDS)
-        self.needs_history = bool(re.search(r"(?<![\w.])history\b", code))
-        self.needs_authorization = bool(re.search(r"(?<![\w.])authorization\b", code))
+        self.needs_history = _HISTORY.search(code) is not None
+        self.needs_authorization = _AUTHORIZATION.search(code) is not None
         try:
             self._compiled = _environment().compile(self.text)
         except Exception as error:  # the binding raises RuntimeError and TypeError

@@ -37,6 +37,10 @@ _LOWER = frozenset(
 _ELSEWHERE = {"apiGroup": "event.objectRef.apiGroup", "capabilities": "", "hostPath": "", "hostpath": ""}
 _CONNECTIONS = frozenset(("exec", "attach", "portforward"))
 _BAD = re.compile(r"[^a-z0-9]+")
+_TECHNIQUE = re.compile(r"t\d{4}(\.\d{3})?")
+_ADDRESS = re.compile(r"https?://\S{1,500}")
+_FIELD_NAME = re.compile(r"[A-Za-z_]\w*")
+_SPECIAL = re.compile(r"([^A-Za-z0-9_/:@=&%, \-])")
 
 
 class SigmaFormError(ValueError):
@@ -155,18 +159,14 @@ def _document(rule: Any, expression: str, constraints: dict[str, Any]) -> dict[s
     author = rule.author or "an unknown author"
     origin = f"From the Sigma rule {rule.title!r} ({rule.id}), by {author}. Its licence holds for this."
     techniques = [
-        tag.name.upper()
-        for tag in rule.tags
-        if tag.namespace == "attack" and re.fullmatch(r"t\d{4}(\.\d{3})?", tag.name)
+        tag.name.upper() for tag in rule.tags if tag.namespace == "attack" and _TECHNIQUE.fullmatch(tag.name)
     ]
     spec: dict[str, Any] = {
         "title": str(rule.title)[:120],
         "description": f"{rule.description or ''}\n{origin}".strip()[:4_000],
         "severity": _SEVERITIES[str(rule.level).lower()] if rule.level is not None else "low",
         "techniques": techniques[:10],
-        "references": [one for one in map(str, rule.references) if re.fullmatch(r"https?://\S{1,500}", one)][
-            :20
-        ],
+        "references": [one for one in map(str, rule.references) if _ADDRESS.fullmatch(one)][:20],
         "falsePositives": [one[:2_000] for one in map(str, rule.falsepositives) if one][:20],
         "matchConstraints": constraints,
         "expression": expression,
@@ -222,7 +222,7 @@ def _path(name: str) -> str:
         known = FIELDS.get(here)
         if known is not None and part not in known:
             raise SigmaFormError(f"native audit events have no field {name!r}")
-        if not re.fullmatch(r"[A-Za-z_]\w*", part):
+        if not _FIELD_NAME.fullmatch(part):
             raise SigmaFormError(f"the field {name!r} cannot be named in an expression")
         here = f"{here}.{part}"
     return here
@@ -298,7 +298,7 @@ def _text_test(value: Any, path: str, terms: _Terms, *, cased: bool) -> Callable
 def _parts(value: Any) -> Iterator[str]:
     for part in value.s:
         if isinstance(part, str):
-            yield re.sub(r"([^A-Za-z0-9_/:@=&%, \-])", r"\\\1", part)
+            yield _SPECIAL.sub(r"\\\1", part)
         else:
             yield ".*" if part.name == "WILDCARD_MULTI" else "."
 
