@@ -359,10 +359,7 @@ class Detector:
         )
         judged = judge.judge(
             ActionColumns(
-                who.names,
-                who.kinds,
-                who.name_hashes,
-                who.group_hashes,
+                *(who.names, who.kinds, who.name_hashes, who.group_hashes),
                 attribute_hashes(batch, self.encoder),
                 tokens,
                 batch.time,

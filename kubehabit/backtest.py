@@ -95,6 +95,14 @@ def backtest(
             else:
                 done.append(outcome)
     done.sort(key=lambda one: names.index(one.logs.name))
+    _print(done, as_json)
+    unreadable = sum(one.unreadable for one in done)
+    if unreadable:
+        opt.say(f"warning: {unreadable:,} records could not be read. Everything else was judged.", err=True)
+    raise typer.Exit(1 if failed or unreadable else 0)
+
+
+def _print(done: list[ClusterBacktest], as_json: bool) -> None:
     if as_json:
         import msgspec
 
@@ -103,10 +111,6 @@ def backtest(
         from kubehabit.tables.screen import show
 
         show(_table(done))
-    unreadable = sum(one.unreadable for one in done)
-    if unreadable:
-        opt.say(f"warning: {unreadable:,} records could not be read. Everything else was judged.", err=True)
-    raise typer.Exit(1 if failed or unreadable else 0)
 
 
 def _cluster(text: str) -> ClusterLogs:

@@ -65,9 +65,8 @@ def retrain(
 ) -> None:
     """Train the next model on the events that a service has stored, compare it with the champion, and promote it or say why not.
 
-    Actions that were flagged are learned only if somebody gave the verdict normal. The training starts from the champion's
-    weights, or from the starter model's where there is no champion yet. One that was stopped goes on where it was. Further
-    options go to the training. Exit status: 0 promoted (or would be, with --dry-run), 1 refused, 3 too little stored work.
+    Flagged actions are learned only with the verdict normal. Training starts from the weights of the champion or starter model;
+    one that was stopped goes on. Further options go to it. Exit status: 0 promoted (or would be), 1 refused, 3 too little work.
 
     Asks a running service, or with --local reads its files.
 

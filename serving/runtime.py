@@ -89,9 +89,8 @@ def build(service: Service, engine: Engine) -> Runtime:
     store.attach(metrics.store_error)
     metrics.alert_store(lambda: store.clock.suspended, lambda: store.dropped)
     outbox = engine.outbox
-    dispatcher = (
-        None if outbox is None else Dispatcher(outbox, settings.sinks, metrics.sink, metrics.sink_dropped)
-    )
+    sent = metrics.sink, metrics.sink_dropped
+    dispatcher = None if outbox is None else Dispatcher(outbox, settings.sinks, *sent)
     journal = Journal(settings.journal.resolved_path, settings.journal.max_bytes)
     history = History(
         settings.history.resolved_path(settings.state.resolved_path),

@@ -112,7 +112,7 @@ def experiment_id(name: str) -> str:
             return str(mlflow.create_experiment(name, artifact_location=root, tags=_EXPERIMENT_TAGS))
         client = mlflow.MlflowClient()
         for key, value in _EXPERIMENT_TAGS.items():
-            if found.tags.get(key) is None:  # one that somebody chose stays
+            if found.tags.get(key) is None:  # one that was chosen stays
                 client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
     except Exception as error:

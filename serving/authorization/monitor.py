@@ -177,7 +177,7 @@ class AuthorizationMonitor:
         return can
 
     def apply_verdict(self, principal: str, times: Collection[int], verdict: Verdict) -> None:
-        """Take in what people say about an alert: what it was raised for is accepted, or raised anew.
+        """Take in what people say about an alert: what it was raised for is accepted, or raised again.
 
         Args:
             principal: of the alert.
