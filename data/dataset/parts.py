@@ -12,9 +12,12 @@ import itertools
 import json
 import os
 import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -326,7 +329,8 @@ def _in_parallel(
 ) -> None:
     """Keep `count` workers busy. Spawned, not forked: a fork of a process with threads may lock up."""
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(encode_job, job, *arguments): job for job in todo}
+        with _signals_deferred():  # a worker whose start is cut off prints a traceback of its own
+            running = {pool.submit(encode_job, job, *arguments): job for job in todo}
         try:
             for future in as_completed(running):
                 future.result()
@@ -334,6 +338,26 @@ def _in_parallel(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM take effect after the block; nothing on other threads than the main one, which alone gets them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _parts(jobs: list[Job], folder: Path) -> Iterator[DatasetPart]:
