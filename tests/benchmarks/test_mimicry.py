@@ -20,7 +20,7 @@ LINES = 1500
 
 @pytest.fixture(scope="module")
 def made(tiny_bundle: Path, labelled_lines: list[bytes]) -> tuple[Mimicry, Case]:
-    """A replay of a slice without attacks, and somebody who takes over an account in it and lists Secrets everywhere."""
+    """A replay of a slice without attacks, and an intruder who takes over an account in it and lists Secrets everywhere."""
     labels = json.loads((RECORDINGS / "labels.json").read_text())
     bundle = Bundle.load(tiny_bundle)
     bundle = replace_field(bundle, calibration=bundle.calibration.scaled(0.2))

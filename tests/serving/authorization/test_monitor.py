@@ -214,11 +214,11 @@ def test_changes_in_the_log_count_and_outlive_a_restart(
     assert again.authorization.figures.outcomes["allowed by nothing"] == 1
     # Another file begins with its own content, but what was raised stays raised.
     snapshot.write_text(snapshot.read_text() + "\n")
-    anew = restarted(snapshot)
-    assert anew.authorization is not None
-    anew.score(decoded([allowed(5000, reason=BY_READERS)]))
-    assert anew.authorization.figures.outcomes["agrees"] == 2
-    assert anew.authorization.figures.changes == 0
+    again = restarted(snapshot)
+    assert again.authorization is not None
+    again.score(decoded([allowed(5000, reason=BY_READERS)]))
+    assert again.authorization.figures.outcomes["agrees"] == 2
+    assert again.authorization.figures.changes == 0
 
 
 def test_erasing_a_person_forgets_what_was_raised_and_keeps_the_rules(engine: Engine) -> None:
