@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from data.secret_text import without_secrets
@@ -52,6 +52,14 @@ _short_cleaned = lru_cache(maxsize=4096)(_cleaned)
 def _kubernetes_name(name: str) -> str:
     """camelCase as Kubernetes writes it: `audit_id` -> `auditID`, `source_ips` -> `sourceIPs`."""
     return re.sub(r"(Id|Ip)(s?)$", lambda found: found[1].upper() + found[2], to_camel(name))
+
+
+#: A text by which lists are filtered, without the spaces around it.
+FilterText = Annotated[
+    str,
+    BeforeValidator(lambda text: text.strip(" ") if isinstance(text, str) else text),
+    Field(max_length=512),
+]
 
 
 class ApiModel(BaseModel):

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 import sqlalchemy as sa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from data.errors import KubehabitError
-from serving.schemas import SEVERITIES, Alert, ApiModel
+from serving.schemas import SEVERITIES, Alert, ApiModel, FilterText
 from serving.storage.database import AlertStore, Page
 from serving.storage.incidents import from_line
 from serving.storage.tables import (
@@ -25,11 +25,6 @@ from serving.storage.tables import (
 )
 
 _MAX_NAMESPACES = 500
-_Text = Annotated[
-    str,
-    BeforeValidator(lambda text: text.strip(" ") if isinstance(text, str) else text),
-    Field(max_length=512),
-]
 
 
 class AlertFilter(BaseModel):
@@ -42,15 +37,17 @@ class AlertFilter(BaseModel):
         Field(description="This severity and above; empty: any"),
     ] = ""
     principal: Annotated[
-        _Text, Field(description="Only those of this principal, by full name; empty: any")
+        FilterText, Field(description="Only those of this principal, by full name; empty: any")
     ] = ""
-    namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
+    namespace: Annotated[
+        FilterText, Field(description="Only those that touched this namespace; empty: any")
+    ] = ""
     technique: Annotated[
-        _Text,
+        FilterText,
         Field(description="Only those that look like this ATT&CK technique, such as T1552.007; empty: any"),
     ] = ""
     text: Annotated[
-        _Text,
+        FilterText,
         Field(
             alias="q",
             description="Only those with this in their sentence, principal, namespaces or ID, in capitals or not, such as "

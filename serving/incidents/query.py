@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from data.errors import KubehabitError
-from serving.schemas import SEVERITIES
+from serving.schemas import SEVERITIES, FilterText
 from serving.storage.incidents import IncidentRow
 from serving.storage.tables import ALERT_LINES, INCIDENTS, LARGEST_NUMBER, MEMBERS, microseconds
 
@@ -19,11 +19,6 @@ _MOST_ASSIGNEES = 100
 _LONGEST_CURSOR = 40
 _LARGEST_KEY = 2**62
 
-_Text = Annotated[
-    str,
-    BeforeValidator(lambda text: text.strip(" ") if isinstance(text, str) else text),
-    Field(max_length=512),
-]
 IncidentOrder = Literal["newest", "activity", "severity", "oldest"]
 
 
@@ -40,18 +35,20 @@ class IncidentQuery(BaseModel):
         Field(description="This severity and above; empty: any"),
     ] = ""
     principal: Annotated[
-        _Text, Field(description="Only those with an alert of this principal, by full name; empty: any")
+        FilterText, Field(description="Only those with an alert of this principal, by full name; empty: any")
     ] = ""
-    namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
+    namespace: Annotated[
+        FilterText, Field(description="Only those that touched this namespace; empty: any")
+    ] = ""
     assignee: Annotated[
-        _Text, Field(description="Only those that this person works on, none: nobody yet; empty: any")
+        FilterText, Field(description="Only those that this person works on, none: nobody yet; empty: any")
     ] = ""
     outcome: Annotated[
         Literal["", "malicious", "normal", "unclear"],
         Field(description="Only those closed with this outcome; empty: any"),
     ] = ""
     text: Annotated[
-        _Text,
+        FilterText,
         Field(
             alias="q",
             description="Only those with this in the sentence, principal or namespaces of an alert, or in an ID; empty: any",
