@@ -12,7 +12,7 @@ import msgspec
 from data.events.audit_event import UNREADABLE
 from data.events.formats.aks import AksRecord
 from data.events.formats.eks import EksExport, EksRecord
-from data.events.formats.event_list import Lists
+from data.events.formats.event_list import UNWRAPPED, Lists
 from data.events.formats.gke import GkeEntry
 from data.events.formats.ocsf import OcsfActivity
 from data.events.formats.reading import Format, Limits, Reading
@@ -25,6 +25,7 @@ from data.patterns import compile_bytes
 _BETWEEN = compile_bytes(r'\}[\t-\r ]*\{[\t-\r ]*"[^"\\\n]{1,64}"[\t-\r ]*:')
 #: Of formats whose records are objects: members, of which each has at least one.
 _MEMBERS: dict[type, frozenset[str]] = {
+    Lists: frozenset(UNWRAPPED),
     EksRecord: frozenset({"logEvents", "message", "data", "awslogs", "kinesis"}),
     GkeEntry: frozenset({"protoPayload", "protopayload_auditlog", "message", "logName"}),
     AksRecord: frozenset({"category", "Category", "AuditId"}),
@@ -50,7 +51,7 @@ def _objects(raw: bytes) -> list[bytes]:
 
 def _members(raw: bytes) -> frozenset[str] | None:
     """Names of the members of a long record; none for what is no object that can be decoded, None if that is not known."""
-    if len(raw) < _LONG:
+    if len(raw) < _LONG or raw.lstrip()[:1] == b"[":
         return None
     try:
         return frozenset(_FIELDS.decode(raw))
