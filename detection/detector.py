@@ -515,7 +515,11 @@ class Detector:
             name = FIELDS[index]
             expected, of_peers = (self._best(name, index, one) for one in log_probs)
             fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
-        why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
+        rules = self.bundle.sensitivity
+        level, why = rules.look_up(tuple(values[name] for name in Sensitivity.FIELDS))
+        own = rules.own_removal
+        if own is not None and own[0] < level and row in batch.own_removals:
+            why = own[1]
         return Explanation(fields, habits, values, why)
 
 

@@ -143,13 +143,18 @@ class ActionBatch:
     dropped: npt.NDArray[np.int64]  # [K], events left out on purpose (`drop_principals`)
     #: (index of an action, what it says about ownership), for an encoder that does not join owners itself
     links: list[tuple[int, Link]] = field(default_factory=list)
+    #: [R], actions that ask to remove what the same principal created within the last day; not known without joined owners
+    own_removals: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.event)
 
 
 def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
-    """One batch of one encoder's successive batches, one at least; without `event`, `folded`, `dropped` and `links`."""
+    """One batch of one encoder's successive batches, one at least.
+
+    It is without `event`, `folded`, `dropped`, `links` and `own_removals`.
+    """
     none = np.empty(0, np.int64)
     return ActionBatch(
         event=np.arange(sum(map(len, batches))),
@@ -437,9 +442,11 @@ class ActionEncoder:
         }
         for name in ("traits", "images", "owner"):  # what most have: nothing
             columns[name] = np.full(len(time), self.interners[name].code("-"), np.int32)
-        if self.owners is not None:
+        own_removals: list[int] = []
+        if self.owners is not None and pending.links:
             for row, owner in self.owners.join(pending.links):
                 columns["owner"][row] = self.interners["owner"].code(owner)
+            own_removals = self.owners.own_removals(pending.links, time)
         for name, changes in pending.changes.items():
             rows, codes = zip(*changes, strict=True)
             columns[name][list(rows)] = codes
@@ -452,6 +459,7 @@ class ActionEncoder:
             folded=np.array(pending.folded, np.int64),
             dropped=np.array(pending.dropped, np.int64),
             links=pending.links if self.owners is None else [],
+            own_removals=own_removals,
         )
 
     def _sort_out(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:

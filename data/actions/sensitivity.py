@@ -58,7 +58,7 @@ class Sensitivity:
     _FIELD_OF: ClassVar[Mapping[str, str]] = {"traits": "traits", "impersonates": "impersonates"} | {
         f"{field}s": field for field in ("verb", "resource", "namespace", "name", "code")
     }
-    _KEYS = frozenset(("level", "at_most", "why", *_FIELD_OF))
+    _KEYS = frozenset(("level", "at_most", "why", "own_removal", *_FIELD_OF))
 
     def __init__(self, table: Sequence[Mapping[str, Any]], *, strict: bool = True) -> None:
         """Compile the rules of `configs/sensitivity.yaml`; one that cannot be used raises KubehabitError.
@@ -67,9 +67,15 @@ class Sensitivity:
         """
         self.table = [dict(entry) for entry in table]
         self.rules: list[SensitivityRule] = []
+        #: Level, and its reason, that what only removes the principal's own fresh work is rated at most; None for no such rule.
+        self.own_removal: tuple[int, str] | None = None
         for entry in table:
             try:
-                self.rules.append(self._rule(entry))
+                rule = self._rule(entry)
+                if "own_removal" in entry:
+                    self.own_removal = rule.level, rule.why
+                else:
+                    self.rules.append(rule)
             except KubehabitError as error:
                 if strict:
                     raise
@@ -93,6 +99,11 @@ class Sensitivity:
             raise KubehabitError(
                 f"sensitivity rule {dict(entry)}: needs a level, or an at_most, of {LEVELS} "
                 f"and only the keys {sorted(self._KEYS)}."
+            )
+        if "own_removal" in entry and (given != ["at_most"] or set(entry) & set(self._FIELD_OF)):
+            raise KubehabitError(
+                f"sensitivity rule {dict(entry)}: own_removal goes with at_most and why alone, and holds for every removal "
+                "of what the same principal created within the last day."
             )
         patterns = []
         for key, field in self._FIELD_OF.items():
@@ -126,10 +137,21 @@ class Sensitivity:
             self._memo[values] = found
         return found
 
+    def cap_own_removals(self, levels: npt.NDArray[np.int8], rows: Sequence[int]) -> None:
+        """Lower, in place, the levels of actions that only remove what their principal has just created."""
+        if rows and self.own_removal is not None:
+            at = np.asarray(rows, np.int64)
+            levels[at] = np.minimum(levels[at], self.own_removal[0])
+
     def levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
         """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
         if not len(batch):
             return np.empty(0, np.int8)
+        found = self._levels(batch, encoder)
+        self.cap_own_removals(found, batch.own_removals)
+        return found
+
+    def _levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
         if encoder.generation != self._generation:  # keep no strings alive that the encoder forgot
             self._generation = encoder.generation
             self._memo.clear()
