@@ -385,7 +385,7 @@ class Detector:
             evidence=evidence,
             threshold=threshold,
             flagged=flagged,
-            sensitivity=sensitivity,
+            sensitivity=np.maximum(sensitivity, 0),
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
@@ -517,9 +517,8 @@ class Detector:
             fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
         rules = self.bundle.sensitivity
         level, why = rules.look_up(tuple(values[name] for name in Sensitivity.FIELDS))
-        own = rules.own_removal
-        if own is not None and own[0] < level and row in batch.own_removals:
-            why = own[1]
+        if (own := rules.own_work) is not None and own.level < level and row in batch.own_work:
+            why = own.why
         return Explanation(fields, habits, values, why)
 
 

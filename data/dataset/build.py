@@ -219,7 +219,7 @@ def _without_repeats(parts: list[DatasetPart]) -> tuple[list[_KeptPart], int]:
 
 
 def _join_owners(parts: list[_KeptPart], rules: Sensitivity) -> None:
-    """Fill in the owner of each action, and rate removals of one's own: links are followed in the order of the log.
+    """Fill in the owner of each action, and rate work on one's own: links are followed in the order of the log.
 
     Codes and levels are written in place; doing it again, after a kill, gives the same.
     """
@@ -228,9 +228,9 @@ def _join_owners(parts: list[_KeptPart], rules: Sensitivity) -> None:
     for kept in parts:
         links = [(row, link) for row, link in kept.part.links if kept.mask[row]]
         found = tracker.join(links)
-        if own := tracker.own_removals(links, kept.part.column("time")):
+        if own := tracker.own_work(links, kept.part.column("time")):
             levels = np.load(kept.part.path / "sensitivity.npy", mmap_mode="r+", allow_pickle=False)
-            rules.cap_own_removals(levels, own)
+            rules.cap_own_work(levels, own)
             levels.flush()
         if not found:
             continue

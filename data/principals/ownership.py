@@ -1,4 +1,4 @@
-"""Traces what a controller does to the principal who last wrote the owner of its objects, and who removes what it made itself.
+"""Traces what a controller does to who last wrote the owner of its objects, and who comes back to what it made itself.
 
 The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Logs
 can be read in parallel: `read_link` needs one event only, `OwnerTracker` follows links in the order of the log afterwards.
@@ -84,8 +84,10 @@ class Link(NamedTuple):
     also: Key | None  # a second object that the target steers (an autoscaler's workload)
     asks: bool  # whether the owner of this action is wanted
     scales: bool  # whether this is an autoscaler changing the target
-    maker: str = ""  # principal that created the target by its own decision, or asked to remove it
-    removes: bool = False  # whether it asked to remove it
+    maker: str = (
+        ""  # principal that created the target by its own decision, or asked to remove it or to read its log
+    )
+    creates: bool = False  # whether it created it
 
 
 class _OwnerReference(msgspec.Struct, gc=False):
@@ -183,9 +185,7 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     resource = _resource(ref.apiGroup, ref.resource)
     machinery = is_machinery(principal)
     if refused:  # it changes nothing, but asked for a removal
-        key = cluster, resource, ref.namespace, ref.name
-        known = bool(ref.name) and not machinery and not _is_long(key)
-        return Link(key, None, "", None, False, False, principal.name, True) if known else None
+        return _asked_of(event, ref, resource, principal)
     metadata, also = _NO_METADATA, None
     body = event.requestObject
     # A built-in controller's update says nothing about owners that its create or the name has not said.
@@ -212,9 +212,23 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
         return None
     decides = not machinery and parent is None and ref.subresource in _DECISIONS
     asks, scales = machinery or parent is not None, machinery and ref.subresource == "scale"
-    makes = removes or (event.verb == "create" and not ref.subresource)
+    creates = event.verb == "create" and not ref.subresource
     author = principal.name if decides else ""
-    return Link(target, parent, author, also, asks, scales, author if makes else "", removes)
+    return Link(target, parent, author, also, asks, scales, author if creates or removes else "", creates)
+
+
+def read_log_link(event: AuditEvent, principal: Principal) -> Link | None:
+    """What a read of a pod's log says: nothing about ownership, but it may be the principal's own pod."""
+    ref = event.objectRef
+    return None if ref is None else _asked_of(event, ref, ref.resource, principal)
+
+
+def _asked_of(event: AuditEvent, ref: ObjectRef, resource: str, principal: Principal) -> Link | None:
+    """A link that says who asked for something of an object, and changes nothing."""
+    key = event.cluster, resource, ref.namespace, ref.name
+    if not ref.name or is_machinery(principal) or _is_long(key):
+        return None
+    return Link(key, None, "", None, False, False, principal.name)
 
 
 class OwnerTracker:
@@ -275,8 +289,8 @@ class OwnerTracker:
         """(action, owner) of every action in `ActionBatch.links` that has one. Call in the order of the log."""
         return [(row, owner) for row, link in links if (owner := self.follow(link)) != NOBODY]
 
-    def own_removals(self, links: Iterable[tuple[int, Link]], time: Ints) -> list[int]:
-        """Actions that ask to remove what the same principal created within the last day. Call in the order of the log.
+    def own_work(self, links: Iterable[tuple[int, Link]], time: Ints) -> list[int]:
+        """Removals, and reads of logs, of what the same principal created within the last day. Call in the order of the log.
 
         Args:
             links: as of `join`.
@@ -287,7 +301,7 @@ class OwnerTracker:
             if not link.maker or link.target is None or link.target[1].endswith("*"):
                 continue
             key, now = _made(link.target), int(time[row])
-            if not link.removes:
+            if link.creates:
                 self._keep(key, f"{now} {link.maker}")
             elif isinstance(made := self._get(key), str):
                 when, _, maker = made.partition(" ")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.actions.sensitivity import LEVELS, Sensitivity
+from data.actions.sensitivity import HARMLESS, LEVELS, Sensitivity
 from data.errors import KubehabitError
 from data.paths import shipped
 
@@ -85,19 +85,19 @@ def test_the_rule_for_impersonation_is_the_same_in_tables_saved_before(
         assert LEVELS[found[0]] == expected
 
 
-def test_removing_ones_own_fresh_work_is_capped_whatever_it_is() -> None:
+def test_ones_own_fresh_work_is_capped_whatever_it_is() -> None:
     levels = np.array([3, 0, 2], np.int8)
-    SHIPPED.cap_own_removals(levels, [0, 1])
-    assert levels.tolist() == [0, 0, 2]
+    SHIPPED.cap_own_work(levels, [0, 1])
+    assert levels.tolist() == [HARMLESS, HARMLESS, 2]
     without = Sensitivity([{"level": "high", "verbs": ["delete"]}])
-    without.cap_own_removals(levels, [2])
-    assert levels.tolist() == [0, 0, 2]
+    without.cap_own_work(levels, [2])
+    assert levels.tolist() == [HARMLESS, HARMLESS, 2]
 
 
 @pytest.mark.parametrize(
     "entry",
-    [{"level": "low", "own_removal": True}, {"at_most": "low", "own_removal": True, "verbs": ["delete"]}],
+    [{"level": "low", "own_work": True}, {"at_most": "low", "own_work": True, "verbs": ["delete"]}],
 )
-def test_the_rule_for_own_removals_is_a_cap_for_all_of_them(entry: dict[str, object]) -> None:
-    with pytest.raises(KubehabitError, match="own_removal goes with at_most"):
+def test_the_rule_for_own_work_is_a_cap_for_all_of_it(entry: dict[str, object]) -> None:
+    with pytest.raises(KubehabitError, match="own_work holds for removals"):
         Sensitivity([entry])
