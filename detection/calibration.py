@@ -110,7 +110,7 @@ class ActionFeatures:
         actions: int64 [N], earlier actions of the principal.
         resource: int64 [N], token of the resource.
         for_others: bool [N], whether it carries out what another principal asked for.
-        sensitivity: int8 [N], level in data.actions.sensitivity.LEVELS.
+        sensitivity: int8 [N], level in data.actions.sensitivity.LEVELS, or HARMLESS.
     """
 
     principals: Sequence[str]
@@ -319,7 +319,9 @@ class Calibration:
         session, deed = self.rarity.parts(classes, features.resource, root, features.principals)
         novelty = session + deed
         error = self.evidence(self.error(nll, features), features.principals, features.kinds)
-        weight = np.asarray(self.sensitivity_weights)[features.sensitivity]
+        weight = np.asarray((*self.sensitivity_weights, 0.0))[
+            features.sensitivity
+        ]  # the last is that of HARMLESS
         new, wrong = novelty * weight, error * weight
         wrong = np.where(is_machinery(classes) & (new <= 0), 0.0, wrong)
         new, wrong = np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)

@@ -385,7 +385,7 @@ class Detector:
             evidence=evidence,
             threshold=threshold,
             flagged=flagged,
-            sensitivity=sensitivity,
+            sensitivity=np.maximum(sensitivity, 0),
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
@@ -515,7 +515,10 @@ class Detector:
             name = FIELDS[index]
             expected, of_peers = (self._best(name, index, one) for one in log_probs)
             fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
-        why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
+        rules = self.bundle.sensitivity
+        level, why = rules.look_up(tuple(values[name] for name in Sensitivity.FIELDS))
+        if (own := rules.own_work) is not None and own.level < level and row in batch.own_work:
+            why = own.why
         return Explanation(fields, habits, values, why)
 
 
