@@ -41,6 +41,7 @@ from serving.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from detection.authorization.rbac import Rbac
     from detection.detector import Figures
+    from serving.authorization.monitor import CurrentRights
 
 _log = logging.getLogger("kubehabit.api")
 _TRIM_SECONDS = 30.0
@@ -309,8 +310,8 @@ class Service:
         ingest = self.running().ingest
         return 0 if ingest is None else ingest.wait(seconds)
 
-    def rbac(self) -> Rbac | None:
-        """A copy of roles and bindings after what was scored until now; None without a snapshot. Raises as `running`.
+    def rights(self) -> CurrentRights | None:
+        """Roles and bindings after what was scored until now; None without a snapshot. Raises as `running`.
 
         Raises:
             TimeoutError: a batch is being scored for too long.
@@ -319,7 +320,12 @@ class Service:
         monitor = running.engine.authorization
         if monitor is None:
             return None
-        return running.pipeline.run_on_scoring_thread(monitor.oracle.rbac.copy).result(_COPY_SECONDS)
+        return running.pipeline.run_on_scoring_thread(monitor.current).result(_COPY_SECONDS)
+
+    def rbac(self) -> Rbac | None:
+        """Roles and bindings as `rights` has them; nobody changes them. Raises as `rights`."""
+        rights = self.rights()
+        return None if rights is None else rights.rbac
 
     def _forensics_parts(self) -> ForensicsParts:
         engine = self.ready()
