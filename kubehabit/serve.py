@@ -118,12 +118,19 @@ def model(
             max=10,
         ),
     ] = None,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--versions", help="Compare all versions in the registry, and show what was promoted when."
+        ),
+    ] = False,
     url: opt.Url = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show the model that a running service serves: its version, what it learned from, whether it still fits the cluster.
 
     With --preview: what other thresholds would have given over past weeks, and how to set one.
+    With --versions: every version in the registry, who promoted which and why.
     Asks a running service.
 
     Example:  `kubehabit model --preview --days 28 --per-day 3`
@@ -133,7 +140,10 @@ def model(
     from kubehabit.client.remote import AnswerError
 
     service = opt.remote(url)
-    if preview or per_day is not None or scale is not None:
+    if versions:
+        answer = service.get("model", "versions")
+        screen = "versions.versions_screen"
+    elif preview or per_day is not None or scale is not None:
         answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)
         screen = "model.preview_screen"
     else:

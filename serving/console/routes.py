@@ -16,6 +16,7 @@ from serving.console.pages import (
     principals,
     search,
     signin,
+    versions,
     views,
 )
 
@@ -34,6 +35,7 @@ def add_console(app: FastAPI) -> None:
             events,
             model,
             exceptions,
+            versions,
             views,
             glossary,
         ),
