@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,6 +12,9 @@ from kubehabit import options as opt
 from kubehabit.interruption import interruptible
 
 app = opt.room("")
+
+#: How long to wait for a registry that the service has not asked before.
+_REGISTRY_SECONDS = 30
 
 
 @app.command("serve")
@@ -142,6 +146,11 @@ def model(
     service = opt.remote(url)
     if versions:
         answer = service.get("model", "versions")
+        for _ in range(_REGISTRY_SECONDS):
+            if answer["asked"] or not answer["asking"]:
+                break
+            time.sleep(1)
+            answer = service.get("model", "versions")
         screen = "versions.versions_screen"
     elif preview or per_day is not None or scale is not None:
         answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)

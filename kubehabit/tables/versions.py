@@ -27,7 +27,7 @@ def versions_screen(answer: Json) -> RenderableType:
             _caught(one["evaluations"]),
             _drift(one["drift"]),
         )
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [table] if answer["versions"] else []
     if answer["trouble"]:
         parts.append(heading(answer["trouble"], "red"))
     if answer["asked"]:

@@ -388,15 +388,15 @@ def _in_words(
 ) -> str:
     if verdict == "changed" and compared is not None and not reasons:
         return (
-            f"All actions together are not conspicuous, but `kubehabit drift` compared {compared.log} on "
+            f"All actions together are not conspicuous, but kubehabit drift compared {compared.log} on "
             f"{compared.time:%Y-%m-%d} and said to train again: {' '.join(compared.reasons)}"
         )
     if verdict == "too few":
         return f"Too few actions ({totals.actions:,}) to say anything about drift; it takes {ENOUGH:,}."
     if verdict == "steady":
         return (
-            "All actions together are as surprising as in calibration: there is no reason to train again. `kubehabit drift` on a "
-            "log compares each principal by itself."
+            "All actions together are as surprising as in calibration: there is no reason to train again. The command "
+            "kubehabit drift compares a log principal by principal."
         )
     return (
         f"The cluster has changed: {' and '.join(reasons)}. Look through the incidents first, because an "

@@ -22,7 +22,7 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("strict_recall", "Caught, each run alone in the log", "{:.0%}"),
     ("false_per_10k_person_actions", "False incidents per 10,000 actions of people and pipelines", "{:.2f}"),
     ("false_per_1m_system_actions", "False incidents per 1,000,000 actions of machinery", "{:.1f}"),
-    ("lookalikes_high", "Harmless look-alikes raised as high", "{:.0%}"),
+    ("lookalikes_high", "Harmless look-alikes raised as high", "{:.0f}"),
 )
 
 
