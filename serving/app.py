@@ -28,6 +28,7 @@ from serving.api.overview import add_overview_routes
 from serving.api.principals import FreshHistory
 from serving.api.rules import add_rule_routes
 from serving.api.score import add_score_routes
+from serving.api.versions import add_version_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
 from serving.history.schema import HistoryError
@@ -113,6 +114,7 @@ def create_app(
     add_authorization_routes(app, service)
     history.add_routes(app, service)
     model_routes.install(app, service)
+    add_version_routes(app, service)
     forensics.add_routes(app, service)
     if settings.console.enabled:
         add_console(app)

@@ -24,6 +24,7 @@ from serving.history.recorder import History
 from serving.http.problems import ProblemError
 from serving.process import resources as process
 from serving.process.worker import Worker
+from serving.rollout.version_list import VersionList
 from serving.rollout.watcher import ModelWatch
 from serving.scoring.checkpointer import Checkpointer
 from serving.scoring.dead_letters import BoundedDeadLetters
@@ -240,6 +241,7 @@ class Service:
         self.stream = Stream()
         self.intake = Intake(settings.limits, self.metrics, self.dead_letters)
         self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
+        self.versions = VersionList(settings.model.name, settings.model.cache_dir)
 
     def start(self, engine: Engine) -> None:
         """Serve an engine from now on; raises as `build`."""

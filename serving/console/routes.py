@@ -18,6 +18,7 @@ from serving.console.pages import (
     rules,
     search,
     signin,
+    versions,
     views,
 )
 
@@ -38,6 +39,7 @@ def add_console(app: FastAPI) -> None:
             events,
             model,
             exceptions,
+            versions,
             views,
             glossary,
         ),
