@@ -78,11 +78,14 @@ class Checkpoints:
         """Number of starts from this checkpoint, this one included; only those that ended without a checkpoint add up."""
         name = f"{self._folder}/starts"
         stem, count = "", 0
-        if name in self._files.names(self._folder):
-            with contextlib.suppress(msgspec.DecodeError):
-                stem, count = msgspec.json.decode(self._files.read(name), type=tuple[str, int])
-        count = count + 1 if stem == checkpoint.stem else 1
-        self._files.write(name, msgspec.json.encode((checkpoint.stem, count)))
+        try:
+            if name in self._files.names(self._folder):
+                with contextlib.suppress(msgspec.DecodeError):
+                    stem, count = msgspec.json.decode(self._files.read(name), type=tuple[str, int])
+            count = count + 1 if stem == checkpoint.stem else 1
+            self._files.write(name, msgspec.json.encode((checkpoint.stem, count)))
+        except KubehabitError as error:
+            _log.warning("a start cannot be counted", extra={"reason": str(error)})
         return count
 
     def forget_starts(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import compress
 
 import msgspec
@@ -162,33 +163,37 @@ class ClusterScorer:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class FleetModel:
+    """What all clusters share: the model, whose own detector scores nothing, and what explains and adds to its verdicts."""
+
+    loaded: Loaded
+    explainer: Explainer
+    rules: RuleFolders
+
+
 class ClusterFactory:
-    """Makes clusters of one model; all share its graphs, its rules and its words.
+    """Makes clusters of one model.
 
     Args:
         settings: of the worker.
-        loaded: the model; its detector scores nothing.
-        explainer, rules: of all clusters.
+        model: shared by all clusters.
         claimer: names this process in the outboxes; unique among the workers.
     """
 
     def __init__(
         self,
         settings: Settings,
-        loaded: Loaded,
-        explainer: Explainer,
-        rules: RuleFolders,
+        model: FleetModel,
         metrics: Metrics,
         dead_letters: BoundedDeadLetters,
         claimer: str,
     ) -> None:
-        self.loaded = loaded
+        self.model = model
         self._settings = settings
         self._metrics = metrics
         self._dead_letters = dead_letters
         self._claimer = claimer
-        self._explainer = explainer
-        self._rules = rules
         self._exceptions = exceptions_of(settings)
 
     def make(self, name: str, snapshot: Snapshot | None) -> ClusterScorer:
@@ -206,12 +211,12 @@ class ClusterFactory:
                 roles = roles.model_copy(update={"snapshot": None})
             engine = make_engine(
                 settings,
-                sibling(self.loaded, settings),
-                self._explainer,
+                sibling(self.model.loaded, settings),
+                self.model.explainer,
                 store,
                 outbox=outbox,
                 authorization=open_monitor(roles.model_copy(update={"cluster": None})),
-                rules=self._rules,
+                rules=self.model.rules,
                 exceptions=self._exceptions,
             )
             counted = self._metrics.sink, self._metrics.sink_dropped

@@ -93,13 +93,15 @@ def make_consumer(url: str, group: str, start: str, properties: Mapping[str, Any
     """
     own = {"bootstrap.servers": broker_and_topic(url)[0], "group.id": group, "auto.offset.reset": start}
     kept = _without(properties, _ONLY_PRODUCER)
-    return _made("Consumer", _CONSUMER | kept | own)
+    made: Consumer = _made("Consumer", _CONSUMER | kept | own)
+    return made
 
 
 def make_producer(url: str, properties: Mapping[str, Any]) -> Producer:
     """A producer that takes nothing for sent before all replicas in sync have it; raises as `make_consumer`."""
     own = {"bootstrap.servers": broker_and_topic(url)[0]}
-    return _made("Producer", _PRODUCER | _without(properties, _ONLY_CONSUMER) | own)
+    made: Producer = _made("Producer", _PRODUCER | _without(properties, _ONLY_CONSUMER) | own)
+    return made
 
 
 def _without(properties: Mapping[str, Any], others: tuple[str, ...]) -> dict[str, Any]:

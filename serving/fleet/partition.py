@@ -91,14 +91,7 @@ class PartitionScorer:
         found = self._checkpoints.newest()
         self._checkpoint = found or Checkpoint()
         self.position = None if found is None else found.offset
-        starts = self._checkpoints.count_start(self._checkpoint)
-        self._careful = starts > _STARTS
-        if self._careful:
-            _log.error(
-                "workers ended again and again: each record is tried first until the next checkpoint",
-                extra={"partition": self.number, "starts": starts},
-            )
-        self._began = False
+        self._began = self._careful = False
         self._postpone()
         shown = {
             "partition": self.number,
@@ -130,6 +123,11 @@ class PartitionScorer:
             shown = {"partition": self.number, "expected": expected, "offset": offset}
             _log.warning("the topic was made again: what is known of its clusters stays", extra=shown)
         self.position = offset
+        starts = self._checkpoints.count_start(self._checkpoint)
+        self._careful = starts > _STARTS
+        if self._careful:
+            shown = {"partition": self.number, "starts": starts}
+            _log.error("workers ended again and again: each record is tried first for a while", extra=shown)
 
     def work(self) -> None:
         """Score what was taken. A record that cannot be read, or be scored, becomes a dead letter.
@@ -292,8 +290,6 @@ class PartitionScorer:
         self._begin_checkpoint()
         if self._writing is not None:
             self._collect()
-        if self.position in (None, self._checkpoint.offset):
-            self._checkpoints.forget_starts()
 
     def _begin_checkpoint(self) -> None:
         position, before = self.position, self._checkpoint
@@ -372,3 +368,4 @@ class PartitionScorer:
     def close(self) -> None:
         """Let go of everything; what is in no checkpoint will be scored again."""
         self._drop()
+        self._checkpoints.forget_starts()

@@ -15,7 +15,7 @@ from types import FrameType
 
 from data.errors import KubehabitError
 from serving.alerts.explain.explainer import Explainer
-from serving.fleet.cluster import ClusterFactory
+from serving.fleet.cluster import ClusterFactory, FleetModel
 from serving.fleet.health import HealthServer
 from serving.fleet.partition import WorkerParts
 from serving.fleet.state_files import open_state
@@ -25,7 +25,6 @@ from serving.process.worker import Worker
 from serving.registry.client import stop_client
 from serving.rollout.loader import open_model
 from serving.scoring.dead_letters import BoundedDeadLetters
-from serving.scoring.engine import Loaded
 from serving.scoring.rule_alerts import RuleFolders
 from serving.settings import Settings, is_loopback, load_settings
 from serving.telemetry.logging import configure
@@ -54,11 +53,12 @@ def run_worker(settings_path: Path | None = None, model: Path | None = None) -> 
         work(settings, partial(_load, settings, model), stop, _announce)
 
 
-def _load(settings: Settings, model: Path | None) -> Loaded:
+def _load(settings: Settings, model: Path | None) -> FleetModel:
     try:
-        return open_model(settings, model)
+        loaded = open_model(settings, model)
     finally:
         stop_client()
+    return FleetModel(loaded, Explainer.load(settings.explain_path), RuleFolders(settings.rules))
 
 
 def check_worker(settings: Settings) -> None:
@@ -79,14 +79,14 @@ def check_worker(settings: Settings) -> None:
 
 def work(
     settings: Settings,
-    load: Callable[[], Loaded],
+    load: Callable[[], FleetModel],
     stop: threading.Event,
-    begun: Callable[[Loaded, str], None] = lambda _loaded, _health: None,
+    begun: Callable[[FleetWorker, str], None] = lambda _worker, _health: None,
 ) -> None:
     """Load the model and work until `stop` is set.
 
     Args:
-        begun: called with the model and the address of the health server when work begins.
+        begun: called with the worker and the address of the health server when work begins.
 
     Raises:
         KubehabitError: as `run_worker`.
@@ -106,20 +106,12 @@ def work(
         dead = settings.dead_letters
         letters = BoundedDeadLetters(dead.resolved_path, int(dead.max_mb * (1 << 20)))
         open_parts.callback(letters.close)
-        loaded = load()
-        metrics.served(loaded.model)
+        model = load()
+        metrics.served(model.loaded.model)
         threads = open_parts.enter_context(writers())
         parts = WorkerParts(
             settings,
-            ClusterFactory(
-                settings,
-                loaded,
-                Explainer.load(settings.explain_path),
-                RuleFolders(settings.rules),
-                metrics,
-                letters,
-                uuid.uuid4().hex,
-            ),
+            ClusterFactory(settings, model, metrics, letters, uuid.uuid4().hex),
             metrics,
             WorkerMetrics(metrics.registry),
             letters,
@@ -130,7 +122,7 @@ def work(
         trimmer.start()
         open_parts.callback(trimmer.close)
         process.freeze_gc()
-        begun(loaded, f"http://{settings.worker.host}:{health.port}")
+        begun(worker, f"http://{settings.worker.host}:{health.port}")
         worker.run(stop)
 
 
@@ -149,8 +141,8 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _announce(loaded: Loaded, health: str) -> None:
-    model = loaded.model
+def _announce(worker: FleetWorker, health: str) -> None:
+    model = worker.parts.clusters.model.loaded.model
     if model.notice:
         _log.warning(model.notice)
     print(

@@ -45,6 +45,9 @@ class FleetWorker:
         parts: what the partitions share.
         files: where the checkpoints are.
 
+    Attributes:
+        parts: as given.
+
     Raises:
         KafkaError: the consumer cannot be made.
     """
@@ -61,7 +64,7 @@ class FleetWorker:
         self._failure = KafkaException
         self._place = TopicPartition
         self._topic = broker_and_topic(source)[1]
-        self._parts = parts
+        self.parts = parts
         self._files = files
         self._partitions: dict[int, PartitionScorer] = {}
         self._taken: dict[int, list[LogRecord]] = {}
@@ -130,13 +133,14 @@ class FleetWorker:
             return None
         self._trouble = ""
         encoding = ""
-        for name, value in message.headers() or ():
-            if name.lower() == ENCODING and isinstance(value, bytes):
-                encoding = value.decode("ascii", "replace")
-        offset, key, value = message.offset(), message.key(), message.value()
+        for header in list(message.headers() or ()):
+            name, content = header[0], header[1]
+            if name.lower() == ENCODING and isinstance(content, bytes):
+                encoding = content.decode("ascii", "replace")
+        key, value = message.key(), message.value()
         key = key.encode() if isinstance(key, str) else key
         value = value.encode() if isinstance(value, str) else value
-        return LogRecord(offset or 0, key, value or b"", encoding)
+        return LogRecord(message.offset() or 0, key, value or b"", encoding)
 
     def _score(self, partition: PartitionScorer) -> None:
         try:
@@ -173,7 +177,7 @@ class FleetWorker:
             )
             if ends is not None and ends[1] >= 0:
                 lag = max(ends[1] - partition.position, 0)
-        self._parts.figures.state(
+        self.parts.figures.state(
             partition.number, lag=lag, paused=bool(partition.trouble), clusters=partition.clusters
         )
 
@@ -200,11 +204,11 @@ class FleetWorker:
             number = place.partition
             self._taken.pop(number, None)
             checkpoints = Checkpoints(self._files, self._topic, number)
-            partition = PartitionScorer(number, self._topic, checkpoints, self._parts)
+            partition = PartitionScorer(number, self._topic, checkpoints, self.parts)
             self._partitions[number] = partition
             began.append(self._beginning(partition))
         consumer.incremental_assign(began)
-        self._parts.figures.rebalanced("assigned", len(places))
+        self.parts.figures.rebalanced("assigned", len(places))
 
     def _beginning(self, partition: PartitionScorer) -> TopicPartition:
         """Where to read on.
@@ -216,7 +220,7 @@ class FleetWorker:
 
         offset = self._begin(partition)
         if offset is None:
-            offset = OFFSET_END if self._parts.settings.worker.start == "latest" else OFFSET_BEGINNING
+            offset = OFFSET_END if self.parts.settings.worker.start == "latest" else OFFSET_BEGINNING
         return self._place(self._topic, partition.number, offset)
 
     @staticmethod
@@ -239,7 +243,7 @@ class FleetWorker:
                 self._commit(partition)
             partition.close()
         consumer.incremental_unassign(places)
-        self._parts.figures.rebalanced("revoked", len(places))
+        self.parts.figures.rebalanced("revoked", len(places))
 
     def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         """Another worker has them by now: whatever is written for them here comes too late."""
@@ -248,17 +252,22 @@ class FleetWorker:
             if partition is not None:
                 partition.close()
         consumer.incremental_unassign(places)
-        self._parts.figures.rebalanced("lost", len(places))
+        self.parts.figures.rebalanced("lost", len(places))
         _log.warning(
             "partitions were lost: this worker was silent for too long", extra={"partitions": len(places)}
         )
 
     def _forget(self, number: int) -> PartitionScorer | None:
         self._taken.pop(number, None)
-        self._parts.figures.gone(number)
+        self.parts.figures.gone(number)
         return self._partitions.pop(number, None)
 
     # -- health -----------------------------------------------------------------------------------------------
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Numbers of the partitions that this worker has."""
+        return frozenset(self._partitions)
 
     @property
     def is_alive(self) -> bool:

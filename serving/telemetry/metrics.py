@@ -41,12 +41,18 @@ class ScoredBatch(Protocol):
 
     events: int
     scored: int
-    counts: CountedActions
     flagged: Mapping[str, int]
     raised: list[Alert]
     seconds: float
-    refused: Sequence[object]
     dropped: int
+
+    @property
+    def counts(self) -> CountedActions:
+        """What is counted of its actions besides."""
+
+    @property
+    def refused(self) -> Sequence[object]:
+        """Unusual actions that are in no alert."""
 
 
 class Metrics:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from serving.alerts.explain.explainer import Explainer
+from serving.fleet.cluster import FleetModel
 from serving.rollout.loader import open_model
 from serving.scoring.rule_alerts import RuleFolders
 from serving.settings import Settings
 from serving.storage.database import AlertStore
-from tests.serving.fleet.fleets import Alerts, Shared, alerts_of_one_process
+from tests.serving.fleet.fleets import Alerts, alerts_of_one_process
 from tests.serving.fleet.mock_kafka import MockKafka
 from tests.soak.material import bundles_in
 
@@ -21,11 +22,11 @@ def kafka() -> MockKafka:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, explainer: Explainer) -> Shared:
+def model(tmp_path_factory: pytest.TempPathFactory, explainer: Explainer) -> FleetModel:
     """Small and easily surprised. It scores nothing itself: each cluster has a detector of its own."""
     settings = Settings()
     bundle = bundles_in(tmp_path_factory.mktemp("bundles"), None)["1"]
-    return Shared(open_model(settings, bundle), explainer, RuleFolders(settings.rules))
+    return FleetModel(open_model(settings, bundle), explainer, RuleFolders(settings.rules))
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,7 @@ def lines(labelled_lines: list[bytes]) -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def expected(model: Shared, lines: list[bytes]) -> Alerts:
+def expected(model: FleetModel, lines: list[bytes]) -> Alerts:
     """What one process makes of the same log."""
     return alerts_of_one_process(model, lines)
 

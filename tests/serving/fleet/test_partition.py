@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from detection.detector import Detector
+from serving.fleet.cluster import FleetModel
+from serving.fleet.records import LogRecord
 from serving.scoring.snapshots import SnapshotError
 from serving.storage.database import AlertStore, StoreError
-from tests.serving.fleet.fleets import Alerts, LonePartition, Shared, figure
+from tests.serving.fleet.fleets import Alerts, LonePartition, figure
 
 
 @pytest.fixture
-def partition(own_home: Path, model: Shared) -> Iterator[LonePartition]:
+def partition(own_home: Path, model: FleetModel) -> Iterator[LonePartition]:
     made = LonePartition(own_home, model)
     yield made
     made.scorer.close()
@@ -171,7 +173,7 @@ def test_old_checkpoints_go_and_what_is_needed_stays(partition: LonePartition, l
 
 
 def test_clusters_beyond_those_in_memory_go_on_from_their_snapshots(
-    own_home: Path, model: Shared, lines: list[bytes], expected: Alerts
+    own_home: Path, model: FleetModel, lines: list[bytes], expected: Alerts
 ) -> None:
     partition = LonePartition(own_home, model)
     partition.settings.worker.clusters_in_memory = 1
@@ -239,8 +241,9 @@ def test_a_record_that_ends_the_process_is_set_aside_after_some_starts(
     monkeypatch.setattr(Detector, "score", deadly)
     partition.score(lines[:20])
     checkpoint(partition)
-    for _ in range(4):  # as if it had ended each time
-        partition.started()
+    for _ in range(3):  # as if it had ended each time
+        partition.started().append(LogRecord(20, b"prod", lines[20]))
+    partition.started()
     partition.score(lines[20:30])
     assert not ended
     assert figure(partition.metrics, "kubehabit_worker_set_aside_records_total") == 1
