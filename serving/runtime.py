@@ -198,18 +198,7 @@ class _Announcer:
             self.service.stream.notify()
             if self.dispatcher is not None:
                 self.dispatcher.wake()
-        metrics = self.service.metrics
-        metrics.batch(
-            scored=batch.scored,
-            counts=batch.counts,
-            folded=batch.events - batch.scored,
-            repeated=repeated,
-            refused=len(batch.refused) + batch.dropped,
-            flagged=batch.flagged,
-            raised=[alert.severity for alert in batch.raised],
-            seconds=batch.seconds,
-        )
-        metrics.lag(events)
+        self.service.metrics.scored(batch, events, repeated)
         for one in batch.refused:
             shown = {"principal": one.principal, "audit_id": one.action.audit_id, "reason": one.reason}
             _log.error("an unusual action is in no alert", extra=shown)
