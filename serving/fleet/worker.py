@@ -135,7 +135,7 @@ class FleetWorker:
         encoding = ""
         for header in list(message.headers() or ()):
             name, content = header[0], header[1]
-            if name.lower() == ENCODING and isinstance(content, bytes):
+            if isinstance(name, str) and name.lower() == ENCODING and isinstance(content, bytes):
                 encoding = content.decode("ascii", "replace")
         key, value = message.key(), message.value()
         key = key.encode() if isinstance(key, str) else key
