@@ -121,6 +121,30 @@ def test_it_gives_no_familiarity_to_peers_nor_to_anybody(touchy: Bundle) -> None
     assert after.repeat.tolist() == [False]
 
 
+def test_flags_of_several_in_one_batch_give_what_they_give_one_by_one(touchy: Bundle) -> None:
+    users = [f"dev-{number}@example.com" for number in (7, 8, 9)]
+    lines = [
+        done(10 * turn + number, resource=resource, user=user)
+        for turn, resource in enumerate(("secrets", "configmaps", "secrets", "pods", "secrets"))
+        for number, user in enumerate(users)
+    ]
+    together, apart = Detector(touchy), Detector(touchy)
+    before = state(together)
+    with together.fork():
+        score(together, *lines)
+    assert state(together) == before
+    scores = score(together, *lines)
+    parts = [score(apart, line) for line in lines]
+    assert len({scores.principal[row] for row in scores.flagged.nonzero()[0]}) == len(users)
+    for column in ("flagged", "repeat", "own_actions", "novelty"):
+        assert getattr(scores, column).tolist() == [getattr(part, column)[0] for part in parts], column
+    assert scores.novelties == {row: part.novelties[0] for row, part in enumerate(parts) if part.novelties}
+    assert (counts(together), pack_records(together.probation.records())) == (
+        counts(apart),
+        pack_records(apart.probation.records()),
+    )
+
+
 def test_another_deed_with_something_of_it_is_no_repeat(touchy: Bundle) -> None:
     detector = Detector(touchy)
     score(detector, done(0))
