@@ -131,8 +131,9 @@ class ActionChunk:
         own: int64 [N, attributes], the same of its principal, and of what is on probation what counts as known.
         held: bool [N, attributes], what the habits do not count.
         view: what probation says of each.
-        counted, shared: bool [N], whether the habits count it now: of its principal, and with its peers and everybody.
-        novel: bool [N], whether it is new to its principal in anything; others are not counted with peers and everybody.
+        counted: bool [N], whether the habits of its principal count it now.
+        new: bool [N, attributes], what is new to its principal.
+        shared: bool [N, attributes], what the habits of peers and everybody count now.
         machinery, for_others: bool [N], as of `detection.calibration.ActionFeatures`.
         adds: bool [N], whether it adds evidence.
         changes: bool [N], whether probation or an exception decides about it.
@@ -146,7 +147,7 @@ class ActionChunk:
         self.known = PriorCounts(own, peers, anyone, np.zeros(size, np.int64))
         self.held = np.zeros((size, width), bool)
         self.view = HeldRows.nothing(size, width)
-        self.counted, self.shared, self.novel = (np.zeros(size, bool) for _ in range(3))
+        self.new, self.shared, self.counted = *np.zeros((2, size, width), bool), np.zeros(size, bool)
         self.machinery, self.for_others = np.zeros(size, bool), np.zeros(size, bool)
         self.adds, self.changes = np.zeros(size, bool), np.zeros(size, bool)
         self.judged = Judgement.empty(PriorCounts(self.own, peers, anyone, self.known.actions))
@@ -165,15 +166,25 @@ class ActionChunk:
         """Note what the principals of some of the actions did before."""
         self.known.own[rows], self.known.actions[rows] = own, actions
         self.counted[rows] = True
-        self.novel[rows] = (own == 0).any(axis=1)
+        self.new[rows] = new = own == 0
+        for counts in (self.known.peers, self.known.anyone):  # of what is not new, nobody asks
+            counts[rows] *= new
         self.own[rows] = np.where(self.view.held[rows], self.view.times[rows], own)
 
-    def put_shared(self, rows: Rows, peers: Ints, anyone: Ints) -> Flags:
-        """Note what others did before some of the actions; returns of which that is something else than before, bool [rows]."""
-        known = self.known
-        differs: Flags = ((known.peers[rows] != peers) | (known.anyone[rows] != anyone)).any(axis=1)
-        known.peers[rows], known.anyone[rows] = peers, anyone
-        self.shared[rows] = True
+    def put_shared(self, rows: Rows, places: Flags, peers: Ints, anyone: Ints) -> Flags:
+        """Note what others did before some of the actions; returns of which that changed, bool [rows].
+
+        Args:
+            rows: of the actions.
+            places: bool [rows, attributes], what is noted.
+            peers, anyone: int64 [rows, attributes].
+        """
+        known, differs = self.known, np.zeros(len(peers), bool)
+        for held, now in ((known.peers, peers), (known.anyone, anyone)):
+            before = held[rows]
+            differs |= (places & (before != now)).any(axis=1)
+            held[rows] = np.where(places, now, before)
+        self.shared[rows] |= places & ~self.held[rows]
         return differs
 
     def put_evidence(self, rows: Rows, features: ActionFeatures, weighed: ActionEvidence) -> None:

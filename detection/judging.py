@@ -8,6 +8,7 @@ one would be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -90,41 +91,68 @@ class ActionJudge:
             if news is None:
                 self._remember(chunk, begin, upto)
                 return
-            again = self._set_aside(chunk, upto)
+            mine = self._set_aside(chunk, upto)
             lost = self._probation.lost
-            self._settle(chunk, begin, upto, news, would, undo)
+            changed = self._settle(chunk, begin, upto, news, would, undo)
             if self._probation.lost != lost:  # what is gone is of others, who are judged by it
-                again = self._set_aside(chunk, upto, every=True)
+                mine = self._set_aside(chunk, upto, every=True)
+            if upto < chunk.count:
+                self._compute_again(chunk, upto, mine, changed)
             if upto == chunk.count:
                 return
-            if len(again[1]):
-                self._compute(chunk, again)
             begin = upto
 
-    def _compute(self, chunk: ActionChunk, again: tuple[Ints, Ints] | None = None) -> None:
-        """Count actions, and say what they amount to.
+    def _compute(self, chunk: ActionChunk) -> None:
+        """Count all actions, and say what they amount to."""
+        self._count(chunk, _ALL, chunk.part)
+        self._share(chunk, _ALL, chunk.new)
+        self._weigh(chunk, _ALL, chunk.part)
+
+    def _compute_again(self, chunk: ActionChunk, begin: int, mine: Ints, changed: Sequence[int]) -> None:
+        """As `_compute`, for those actions from `begin` on of which something may be other than it was.
+
+        So that the time for an action is bounded however many of them are flagged, the chunk ends where they are too many.
 
         Args:
-            chunk: that they are of.
-            again: for a part of them, rows that are counted for their principals, and rows that are counted with peers and
-                everybody, as far as they are new in anything; the former are among the latter.
+            mine: rows of the principal whose action decided, which are not counted now.
+            changed: hashes of attributes that the habits of others count more or less often now.
         """
-        mine, novel = again or (_ALL, _ALL)
-        part = chunk.part if again is None else chunk.part.select(again[0])
-        about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
-        chunk.view_again(mine, self._probation.view(*about))
-        own = self._habits.observe_own(part.attributes, part.name_hashes, chunk.held_of(mine))
-        chunk.put_own(mine, *own)
-        attributes, _, groups = chunk.part.counted(novel)
-        counts = chunk.known.own[novel], chunk.held_of(novel)
-        differs = chunk.put_shared(novel, *self._habits.observe_shared(attributes, groups, *counts))
-        if again is None:
-            self._weigh(chunk, _ALL, part)
-            return
-        rows = np.union1d(again[0], again[1][differs])
-        chunk.computed_again += len(again[1])
+        part, rest = chunk.part, slice(begin, chunk.count)
+        if len(mine):
+            self._count(chunk, mine, part.select(mine))
+        rows, columns = chunk.new[rest].nonzero()
+        hashes = np.concatenate([np.array(changed, np.uint64), part.attributes[mine].ravel()])
+        affected = np.isin(part.attributes[rest][rows, columns], hashes)
+        places = np.zeros((chunk.count - begin, part.attributes.shape[1]), bool)
+        places[rows[affected], columns[affected]] = True
+        others = begin + np.unique(rows[affected])
+        most = max(_GROWTH * (len(part) + begin) - chunk.computed_again, 0)
+        again = np.union1d(mine, others)
+        if len(again) > most:
+            chunk.count = int(again[most])
+            self._uncount(chunk, slice(chunk.count, None))
+            mine, others = mine[mine < chunk.count], others[others < chunk.count]
+        chunk.computed_again += len(mine) + len(others)
+        rows = mine
+        if len(others):
+            places = places[others - begin]
+            self._unshare(chunk, others, places)
+            rows = np.union1d(mine, others[self._share(chunk, others, places)])
         if len(rows):
-            self._weigh(chunk, rows, chunk.part.select(rows))
+            self._weigh(chunk, rows, part.select(rows))
+
+    def _count(self, chunk: ActionChunk, rows: Rows, part: ActionColumns) -> None:
+        """Count some of the actions for their principals."""
+        about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
+        chunk.view_again(rows, self._probation.view(*about))
+        own = self._habits.observe_own(part.attributes, part.name_hashes, chunk.held_of(rows))
+        chunk.put_own(rows, *own)
+
+    def _share(self, chunk: ActionChunk, rows: Rows, places: Flags) -> Flags:
+        """Count attributes of some of the actions with peers and everybody; returns where their counts changed, bool [rows]."""
+        attributes, _, groups = chunk.part.counted(rows)
+        counts = self._habits.observe_shared(attributes, groups, places, chunk.held_of(rows))
+        return chunk.put_shared(rows, places, *counts)
 
     def _weigh(self, chunk: ActionChunk, rows: Rows, part: ActionColumns) -> None:
         """Say what some of the actions amount to, by what was known before them."""
@@ -181,33 +209,24 @@ class ActionJudge:
         judged.flagged[rows] = evidence >= threshold
         return upto, news, would
 
-    def _set_aside(self, chunk: ActionChunk, begin: int, *, every: bool = False) -> tuple[Ints, Ints]:
-        """Take out of the habits what has to be counted again from `begin` on; returns the rows that `_compute` needs.
-
-        So that the time for an action is bounded however many of them are flagged, the chunk ends where they are too many.
+    def _set_aside(self, chunk: ActionChunk, begin: int, *, every: bool = False) -> Ints:
+        """Take the actions from `begin` on of the principal that acted before it out of the habits; returns their rows.
 
         Args:
-            every: all have to be.
+            every: those of all principals.
         """
         rest = slice(begin, chunk.count)
         if every or self._youth is not None:
-            mine = np.ones(chunk.count - begin, bool)
+            rows = np.arange(begin, chunk.count)
         else:
-            mine = chunk.part.name_hashes[rest] == chunk.part.name_hashes[begin - 1]
-        novel = begin + (chunk.novel[rest] | mine).nonzero()[0]
-        most = _GROWTH * (len(chunk.part) + begin) - chunk.computed_again
-        if len(novel) > most:
-            chunk.count = int(novel[most])
-            self._uncount(chunk, slice(chunk.count, None))
-            novel, mine = novel[:most], mine[: chunk.count - begin]
-        rows = begin + mine.nonzero()[0]
+            who = chunk.part.name_hashes
+            rows = begin + (who[rest] == who[begin - 1]).nonzero()[0]
         self._uncount(chunk, rows)
-        self._unshare(chunk, novel)
-        return rows, novel
+        return rows
 
     def _uncount(self, chunk: ActionChunk, rows: Rows = _ALL) -> None:
-        """Take some of the actions out of the habits; those that are not in it are passed over."""
-        self._unshare(chunk, rows)
+        """Take some of the actions out of the habits; what is not in them is passed over."""
+        self._unshare(chunk, rows, chunk.shared[rows])
         rows = np.arange(len(chunk.part))[rows]
         rows = rows[chunk.counted[rows]]
         if len(rows):
@@ -215,14 +234,13 @@ class ActionJudge:
             self._habits.unobserve_own(attributes, names, chunk.held_of(rows))
             chunk.counted[rows] = False
 
-    def _unshare(self, chunk: ActionChunk, rows: Rows) -> None:
-        """As `_uncount`, but for what the actions add to the habits of peers and everybody."""
-        rows = np.arange(len(chunk.part))[rows]
-        rows = rows[chunk.shared[rows]]
-        if len(rows):
+    def _unshare(self, chunk: ActionChunk, rows: Rows, places: Flags) -> None:
+        """Take attributes of some of the actions out of the habits of peers and everybody."""
+        counted = chunk.shared[rows] & places
+        if counted.any():
             attributes, _, groups = chunk.part.counted(rows)
-            self._habits.unobserve_shared(attributes, groups, chunk.known.own[rows], chunk.held_of(rows))
-            chunk.shared[rows] = False
+            self._habits.unobserve_shared(attributes, groups, counted)
+            chunk.shared[rows] &= ~counted
 
     def _would_be(self, chunk: ActionChunk, row: int) -> float:
         """Evidence over threshold that an action would have but for its exception."""
@@ -245,16 +263,24 @@ class ActionJudge:
 
     def _settle(
         self, chunk: ActionChunk, begin: int, upto: int, news: _News, would: float, undo: ExitStack
-    ) -> None:
-        """Decide what becomes of the last of the actions that were added up, and remember those that added evidence."""
-        row = upto - 1
+    ) -> list[int]:
+        """Decide what becomes of the last of the actions that were added up, and remember those that added evidence.
+
+        Returns:
+            Hashes of the attributes that peers and everybody may have done more or less often now.
+        """
+        row, led = upto - 1, list[int]()
         if chunk.adds[row] and chunk.part.excepted[row] >= 0:
             self._settle_excepted(chunk, begin, row, news, would)
         else:
-            self._settle_judged(chunk, begin, row, news, undo)
+            led = self._settle_judged(chunk, begin, row, news, undo)
         self._probation.settle(chunk.part.names[row], int(chunk.part.time[row]))
+        return [*chunk.part.attributes[row].tolist(), *led]
 
-    def _settle_judged(self, chunk: ActionChunk, begin: int, row: int, news: _News, undo: ExitStack) -> None:
+    def _settle_judged(
+        self, chunk: ActionChunk, begin: int, row: int, news: _News, undo: ExitStack
+    ) -> list[int]:
+        """As `_settle`, for an action that no exception allows; returns what is no habit any more of what led up to it."""
         part, judged, view, adds = chunk.part, chunk.judged, chunk.view, bool(chunk.adds[row])
         name, time, hashes = part.names[row], int(part.time[row]), part.attributes[row]
         who = int(part.name_hashes[row]), int(part.group_hashes[row])
@@ -266,6 +292,7 @@ class ActionJudge:
         if stays_out:
             self._uncount(chunk, np.array([row]))
         self._remember(chunk, begin, row if stays_out else row + 1)
+        led: list[int] = []
         if stays_out:
             mark = None
             if flagged:
@@ -285,6 +312,7 @@ class ActionJudge:
             if done:
                 times = np.array(list(done.values()), np.int64)
                 undo.callback(self._habits.grant(*who, np.array(list(done), np.uint64), times))
+        return led
 
     def _settle_excepted(self, chunk: ActionChunk, begin: int, row: int, news: _News, would: float) -> None:
         """As `_settle_judged` for an action that an exception allows: it is no habit, and not flagged."""

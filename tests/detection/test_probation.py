@@ -309,8 +309,8 @@ def test_it_outlives_a_change_of_the_model_even_of_one_that_learned_it(touchy: B
 def test_who_does_ever_new_things_cannot_keep_the_judge_busy(
     nervous: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, compute = [], ActionJudge._compute
-    monkeypatch.setattr(ActionJudge, "_compute", lambda *given: passes.append(1) or compute(*given))
+    passes, weigh = [], ActionJudge._weigh
+    monkeypatch.setattr(ActionJudge, "_weigh", lambda *given: passes.append(1) or weigh(*given))
     monkeypatch.setattr("detection.probation.CLOSELY", 8)
     flood = [done(second, resource=f"kind-{second}") for second in range(60)]
     later = [done(HOUR, resource="kind-50"), done(HOUR + 60, resource="kind-0")]
