@@ -61,7 +61,7 @@ def test_one_poisoned_event_in_each_thousand_changes_no_verdict(
 ) -> None:
     log = tmp_path / "good.jsonl"
     log.write_bytes(b"\n".join(labelled_lines[: 2 * fuzz_poisoned.GOOD]) + b"\n")
-    figures = fuzz_poisoned.run(bundle, log, 4, seed=11)
+    figures = fuzz_poisoned.PoisonedLog(bundle, log, seed=11).run(4)
     assert (figures["tried"], figures["differed"], figures["failed"]) == (4, 0, 0)
     assert figures["compared"] > 4 * GOOD / 3
 

@@ -1,12 +1,16 @@
-"""Memory of a service over many hours of a simulated cluster, as fast as it can score, and the size of every structure in it.
+"""Memory of a service over many hours of a simulated cluster, as fast as it can score, and what every structure in it holds.
 
-A simulated hour is scored, everything is waited for, free memory is given back as the service does, and then it is measured.
+A simulated hour is scored, everything is waited for, free memory is given back as the service does, and then it is measured:
+what the system counts, what the C library has given out and holds back, and the elements and bytes of each container, so that
+data that grows, caches that fill up, and a heap with holes in it can be kept apart.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -34,6 +38,8 @@ _AN_HOUR = 6
 _ROOMS = ("serving.", "data.", "detection.")
 _CONTAINERS = (dict, list, set, deque, Counter)
 _PATIENCE = 600.0
+#: Containers of less than this are not reported by their bytes.
+_LEAST_BYTES = 50_000
 
 
 def soak(bundle: Path, folder: Path, hours: float, principals: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -71,7 +77,9 @@ def soak(bundle: Path, folder: Path, hours: float, principals: int, seed: int) -
             "events": events,
             "seconds": round(time.process_time() - began, 1),
             "memory": _memory(),
+            "heap": _heap(),
             "sizes": sizes_of(runtime),
+            "bytes": bytes_of(runtime),
         }
     service.close()
 
@@ -112,12 +120,65 @@ def _maintain(runtime: Runtime) -> None:
 
 
 def _memory() -> dict[str, float]:
-    """MB of this process: in all, without files that are mapped, and Python's own share of it."""
+    """MB of this process: in all, and without files that are mapped."""
     text = Path("/proc/self/status").read_text()
     resident, anonymous = (
         int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) / 1e3 for name in ("VmRSS", "RssAnon")
     )
     return {"resident": resident, "anonymous": anonymous}
+
+
+class _HeapState(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]  # fmt: skip
+
+
+def _heap() -> dict[str, float]:
+    """MB given out by the C library, in its heap or mapped, MB of holes in its heap, and the number of Python's own blocks."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _HeapState
+    state = ask()
+    return {
+        "given out": (state.uordblks + state.hblkhd) / 1e6,
+        "holes": state.fordblks / 1e6,
+        "Python blocks": sys.getallocatedblocks(),
+    }
+
+
+def bytes_of(root: object) -> dict[str, int]:
+    """Bytes of every container that can be reached from an object, with the plain values in it: `Class.attribute` -> bytes."""
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    waiting = deque([root])
+    while waiting:
+        one = waiting.popleft()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        for name, value in _attributes(one):
+            key = f"{type(one).__name__}.{name}"
+            inner = [value]
+            while inner:
+                item = inner.pop()
+                if id(item) in seen:
+                    continue
+                if _is_ours(item) and not isinstance(item, tuple):
+                    waiting.append(item)
+                    continue
+                if isinstance(item, type) or callable(item):
+                    continue
+                seen.add(id(item))
+                found[key] += item.nbytes if isinstance(item, np.ndarray) else sys.getsizeof(item)
+                if isinstance(item, dict):
+                    inner += item.keys()
+                    inner += item.values()
+                elif isinstance(item, list | tuple | set | frozenset | deque):
+                    inner += item
+    return {name: size for name, size in found.items() if size >= _LEAST_BYTES}
 
 
 def sizes_of(root: object) -> dict[str, int]:
@@ -138,6 +199,8 @@ def sizes_of(root: object) -> dict[str, int]:
                 found[key] += len(value)
                 items = value.values() if hasattr(value, "values") else value
                 waiting.extend(item for item in list(items)[:1000] if _is_ours(item))
+            elif hasattr(value, "cache_info"):
+                found[key] += value.cache_info().currsize
             elif _is_ours(value):
                 waiting.append(value)
     return dict(found)
