@@ -17,8 +17,10 @@ _STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*+\n(?=[ \t\r]*+\n))*+")
 _BRACES, _END_BRACES, _STRAY_ENDS = map(re.compile, (rb"\{*+", rb"\}*+", rb"[} \t\r]*+"))
 _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
-#: Objects that touch and are far too small for a record of any format: the damage of one.
-TINY = re.compile(rb'(?:[ \t\r]*+\{(?:[^"{}\[\]\n\\]|"[^"\n\\]{0,16}+"){0,16}+\})++')
+#: Objects that are far too small for a record of any format; those that touch are the damage of one.
+_TINY_OBJECT = rb'\{(?:[^"{}\[\]\n\\]|"[^"\n\\]{0,16}+"){0,16}+\}'
+_TOUCHING_TINY = re.compile(rb"(?:" + _TINY_OBJECT + rb")++")
+TINY = re.compile(rb"(?:[ \t\r]*+" + _TINY_OBJECT + rb")++")
 _TINY_BYTES = 32
 #: Bytes that are kept of them.
 _TINY_KEPT = 1024
@@ -124,7 +126,7 @@ class Documents:
         self._tiny = (self._tiny + piece[:_TINY_KEPT])[:_TINY_KEPT]
 
     def _emit(self, piece: bytes) -> None:
-        if self._base == _OUTSIDE and len(piece) <= _TINY_BYTES and TINY.fullmatch(piece):
+        if self._base == _OUTSIDE and len(piece) <= _TINY_BYTES and _TOUCHING_TINY.fullmatch(piece):
             self._add_tiny(piece)
             return
         if self._header is not None and len(piece) <= MAX_EVENT_BYTES:
@@ -193,7 +195,7 @@ class Documents:
             if touches or token == self._previous:
                 end = self._end_of_run(token, blank, end)
             elif self._tiny and token == b"}" and self._start is None and self._depth == 0:
-                run = TINY.match(self._buffer, end)
+                run = _TOUCHING_TINY.match(self._buffer, end)
                 if run is not None:
                     self._add_tiny(run[0])
                     end = run.end()
