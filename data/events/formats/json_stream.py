@@ -99,7 +99,9 @@ class Documents:
         """Say that no more comes; returns what is left, as a record that will be found unreadable."""
         self._scan(final=True)
         if not self.finished:
-            piece = self._buffer[self._at if self._start is None else self._start :]
+            is_stray = self._start is None
+            piece = self._buffer[self._at if is_stray else self._start :]
+            piece = piece.strip(b", \t\r\n") if is_stray else piece  # as `_stray` has it
             if piece.strip() and not self._dropping:
                 self._emit(piece)
             elif self._depth > 0 and not self._dropping:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from data.events.decode import decode_body
@@ -76,3 +78,28 @@ def test_a_record_that_is_cut_off_at_a_list_in_its_body_opens_no_document() -> N
     found = decode_body(cut_off + b"\n" + audit_event("whole") + b"\n")
     assert [event.auditID for event in found.events] == ["whole"]
     assert [letter.raw for letter in found.dead] == [cut_off]
+
+
+def test_where_the_bytes_are_cut_changes_nothing() -> None:
+    parts = [
+        b"{}",
+        b'{"a":1}',
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b"\n",
+        b" ",
+        b",",
+        b"\\",
+        b"x",
+        b'{"a":{}}',
+        b"\r",
+        b'{"items":[',
+    ]
+    chance = random.Random(7)
+    for _ in range(400):
+        data = b"{\n" + b"".join(chance.choices(parts, k=chance.randint(1, 25)))
+        whole = cut(data, len(data))
+        assert [cut(data, size) for size in (1, 2, 5)] == [whole] * 3, data
