@@ -43,7 +43,8 @@ _COUNTED = 50
 
 def _objects(raw: bytes) -> list[bytes]:
     """Objects that stand without a comma behind each other, cut apart; those too small to be records stay together."""
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     while True:
         tiny = TINY.match(raw, at)
         found = None if tiny is not None else _BETWEEN.search(raw, at)
