@@ -44,11 +44,11 @@ _COUNTED = 50
 def _objects(raw: bytes) -> list[bytes]:
     """Objects that stand without a comma behind each other, cut apart; those too small to be records stay together."""
     pieces: list[bytes] = []
-    at = 0
+    at, last = 0, len(raw.rstrip())
     while True:
         tiny = TINY.match(raw, at)
         found = None if tiny is not None else _BETWEEN.search(raw, at)
-        if tiny is not None and tiny.end() < len(raw):
+        if tiny is not None and tiny.end() < last:
             end = tiny.end()
         elif found is not None:
             end = raw.index(b"{", found.start())
