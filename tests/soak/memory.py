@@ -77,7 +77,7 @@ def soak(bundle: Path, folder: Path, hours: float, principals: int, seed: int) -
             "events": events,
             "seconds": round(time.process_time() - began, 1),
             "memory": _memory(),
-            "heap": _heap(),
+            "heap": heap(),
             "sizes": sizes_of(runtime),
             "bytes": bytes_of(runtime),
         }
@@ -137,7 +137,7 @@ class _HeapState(ctypes.Structure):
     ]  # fmt: skip
 
 
-def _heap() -> dict[str, float]:
+def heap() -> dict[str, float]:
     """MB given out by the C library, in its heap or mapped, MB of holes in its heap, and the number of Python's own blocks."""
     ask = ctypes.CDLL(None).mallinfo2
     ask.restype = _HeapState
