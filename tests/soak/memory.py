@@ -37,6 +37,7 @@ _BATCH = 400
 _AN_HOUR = 6
 _ROOMS = ("serving.", "data.", "detection.")
 _CONTAINERS = (dict, list, set, deque, Counter)
+_PLAIN = (str, bytes, bytearray, int, float, complex, dict, list, tuple, set, frozenset, deque)
 _PATIENCE = 600.0
 #: Containers of less than this are not reported by their bytes.
 _LEAST_BYTES = 50_000
@@ -172,7 +173,10 @@ def bytes_of(root: object) -> dict[str, int]:
                 if isinstance(item, type) or callable(item):
                     continue
                 seen.add(id(item))
-                found[key] += item.nbytes if isinstance(item, np.ndarray) else sys.getsizeof(item)
+                if isinstance(item, np.ndarray):
+                    found[key] += item.nbytes
+                elif isinstance(item, _PLAIN):  # what others say of themselves is not always true
+                    found[key] += sys.getsizeof(item)
                 if isinstance(item, dict):
                     inner += item.keys()
                     inner += item.values()
