@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import sys
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -139,15 +141,37 @@ class _HeapState(ctypes.Structure):
 
 
 def heap() -> dict[str, float]:
-    """MB given out by the C library, in its heap or mapped, MB of holes in its heap, and the number of Python's own blocks."""
+    """MB given out by the C library, in its heap or mapped, and MB of holes in its heap; the same of Python's own arenas."""
     ask = ctypes.CDLL(None).mallinfo2
     ask.restype = _HeapState
     state = ask()
+    used, arenas = _arenas()
     return {
         "given out": (state.uordblks + state.hblkhd) / 1e6,
         "holes": state.fordblks / 1e6,
-        "Python blocks": sys.getallocatedblocks(),
+        "Python objects": used / 1e6,
+        "Python holes": (arenas - used) / 1e6,
     }
+
+
+def _arenas() -> tuple[int, int]:
+    """Bytes of the objects in Python's arenas, and of these arenas; only written to standard error by the interpreter."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            sys._debugmallocstats()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        said = file.read().decode().replace(",", "")
+    used = re.search(r"# bytes in allocated blocks\s*=\s*(\d+)", said)
+    arenas = re.search(r"\d+ arenas \* \d+ bytes/arena\s*=\s*(\d+)", said)
+    assert used is not None
+    assert arenas is not None
+    return int(used[1]), int(arenas[1])
 
 
 def bytes_of(root: object) -> dict[str, int]:
