@@ -36,10 +36,16 @@ class FitTotals:
     unknown: float
 
 
-def judge_fit(totals: FitTotals) -> tuple[FitVerdict, list[str]]:
-    """Whether the cluster still does what the model was calibrated on, and if not, why, as clauses."""
+def judge_fit(totals: FitTotals, advised: bool = False) -> tuple[FitVerdict, list[str]]:
+    """Whether the cluster still does what the model was calibrated on, and if not, why, as clauses.
+
+    Args:
+        totals: of what was scored.
+        advised: whether the last comparison of each principal by itself (`kubehabit drift`) said to train again. Then the cluster
+            counts as changed, also where all actions together are not conspicuous and no clause says why.
+    """
     if totals.actions < ENOUGH:
-        return "too few", []
+        return ("changed" if advised else "too few"), []
     reasons = []
     if totals.surprising >= _MORE * TAIL_SHARE:
         reasons.append(
@@ -47,4 +53,4 @@ def judge_fit(totals: FitTotals) -> tuple[FitVerdict, list[str]]:
         )
     if totals.unknown >= _UNKNOWN:
         reasons.append(f"{totals.unknown:.1%} have a verb or a resource that training never saw")
-    return ("changed" if reasons else "steady"), reasons
+    return ("changed" if reasons or advised else "steady"), reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,6 +139,10 @@ def promote(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Make the previous champion champion again.")
     ] = False,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Your name; kept with the decision. Default: this account's.")
+    ] = None,
+    note: Annotated[str, typer.Option("--note", help="Why; kept with the decision.")] = "",
     as_json: opt.AsJson = False,
 ) -> None:
     """Make a challenger champion, if it is no worse on the same recordings and on recent normal work.
@@ -151,8 +156,9 @@ def promote(
     from kubehabit.tables.screen import show
     from training.lifecycle import promotion as gate
 
+    by = own_account() if by is None else by
     if rollback:
-        now, before = gate.roll_back(name)
+        now, before = gate.roll_back(name, by=by, note=note)
         if as_json:
             opt.print_json({"champion": now, "previous": before})
         else:
@@ -171,12 +177,22 @@ def promote(
         gate.GateConfig.load(config),
         challenger=version or challenger,  # --version is the name it had before
         dry_run=dry_run,
+        by=by,
+        note=note,
     )
     if as_json:
         opt.print_json(decision.to_dict())
     else:
         show(decision.table(), *decision.sentence().split("\n"))
     raise typer.Exit(0 if decision.promoted else 1)
+
+
+def own_account() -> str:
+    """Name of the account that runs this; "" where it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 @app.command("drift")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,6 +12,9 @@ from kubehabit import options as opt
 from kubehabit.interruption import interruptible
 
 app = opt.room("")
+
+#: How long to wait for a registry that the service has not asked before.
+_REGISTRY_SECONDS = 30
 
 
 @app.command("serve")
@@ -118,12 +122,19 @@ def model(
             max=10,
         ),
     ] = None,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--versions", help="Compare all versions in the registry, and show what was promoted when."
+        ),
+    ] = False,
     url: opt.Url = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show the model that a running service serves: its version, what it learned from, whether it still fits the cluster.
 
     With --preview: what other thresholds would have given over past weeks, and how to set one.
+    With --versions: every version in the registry, who promoted which and why.
     Asks a running service.
 
     Example:  `kubehabit model --preview --days 28 --per-day 3`
@@ -133,7 +144,15 @@ def model(
     from kubehabit.client.remote import AnswerError
 
     service = opt.remote(url)
-    if preview or per_day is not None or scale is not None:
+    if versions:
+        answer = service.get("model", "versions")
+        for _ in range(_REGISTRY_SECONDS):
+            if answer["asked"] or not answer["asking"]:
+                break
+            time.sleep(1)
+            answer = service.get("model", "versions")
+        screen = "versions.versions_screen"
+    elif preview or per_day is not None or scale is not None:
         answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)
         screen = "model.preview_screen"
     else:

@@ -20,6 +20,7 @@ from serving.api.alerts import add_alert_routes
 from serving.api.authorization import add_authorization_routes
 from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
+from serving.api.fresh_rights import FreshRights
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
 from serving.api.names import add_name_routes
@@ -27,6 +28,7 @@ from serving.api.overview import add_overview_routes
 from serving.api.principals import FreshHistory
 from serving.api.rules import add_rule_routes
 from serving.api.score import add_score_routes
+from serving.api.versions import add_version_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
 from serving.history.schema import HistoryError
@@ -98,6 +100,7 @@ def create_app(
     if tracing.is_on():
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     app.state.records = FreshHistory(service)
+    app.state.rights = FreshRights(service)
     # In the order of the documentation.
     add_score_routes(app, service)
     add_alert_routes(app, service)
@@ -111,6 +114,7 @@ def create_app(
     add_authorization_routes(app, service)
     history.add_routes(app, service)
     model_routes.install(app, service)
+    add_version_routes(app, service)
     forensics.add_routes(app, service)
     if settings.console.enabled:
         add_console(app)

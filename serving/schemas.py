@@ -61,6 +61,19 @@ FilterText = Annotated[
     Field(max_length=512),
 ]
 
+#: Fields of a list's query that say which part of the list is wanted; the others are filters, and its order.
+_PLACE = frozenset({"since", "until", "limit", "cursor", "after"})
+
+
+class ListQuery(BaseModel):
+    """What a list is asked for: in a query of the API or the console, and of the command line. Empty: any."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    def parameters(self, *without: str) -> dict[str, str]:
+        """The filters in use and the order, by the names they have in a URL; what is as by default is left out."""
+        return self.model_dump(exclude={*_PLACE, *without}, exclude_defaults=True, by_alias=True)
+
 
 class ApiModel(BaseModel):
     """Base of everything this service sends and stores."""

@@ -23,7 +23,7 @@ _FIGURES = (
     ("strict_recall", "attack runs caught, each alone", "{:.0%}"),
     ("false_per_10k_person_actions", "false incidents per 10,000 actions of people and pipelines", "{:.2f}"),
     ("false_per_1m_system_actions", "false incidents per 1,000,000 actions of machinery", "{:.1f}"),
-    ("lookalikes_high", "look-alikes raised as high", "{:.0%}"),
+    ("lookalikes_high", "harmless look-alikes raised as high", "{:.0f}"),
 )
 
 

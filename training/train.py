@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -359,12 +360,15 @@ def _finish(
                 "git_commit": commit,
             },
         )
-        _publish_card(options.name, version, (bundle / "card.md").read_text(), curves, metrics)
+        text = (bundle / "card.md").read_text()
+        _publish_card(options.name, version, text, curves, metrics, table.card)
     return TrainResult(run_id, options.name, version, uri, metrics, alias)
 
 
-def _publish_card(name: str, version: str, card: str, curves: _Curves, metrics: dict[str, float]) -> None:
-    """Put the model card and the learning curve into the description of a registered version."""
+def _publish_card(
+    name: str, version: str, card: str, curves: _Curves, metrics: dict[str, float], data: Mapping[str, Any]
+) -> None:
+    """Put the model card and the learning curve into the description of a registered version, its data and figures into tags."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -373,6 +377,7 @@ def _publish_card(name: str, version: str, card: str, curves: _Curves, metrics: 
     tags = {
         key: f"{metrics[key]:.4g}" for key in ("held_back_surprise", "person_threshold", "system_threshold")
     }
+    tags |= {f"trained_{key}": str(data[key]) for key in ("actions", "first", "last", "fingerprint")}
     model_card.publish(client, name, version, "Learning curve", curve, tags)
 
 

@@ -61,6 +61,7 @@ class AlertSums(ApiModel):
     over_time: Annotated[
         list[AlertsAt], Field(description="each step of the span, also those without an alert")
     ]
+    principal_count: Annotated[int, Field(description="principals with an alert")]
     principals: Annotated[list[AlertCount], Field(description="those with most alerts first, at most 8")]
     namespaces: list[AlertCount]
     techniques: Annotated[list[TechniqueCount], Field(description="all that the service knows")]
@@ -111,6 +112,8 @@ def sum_up(
         step_seconds=int(step.total_seconds()),
         total=total,
         over_time=steps,
+        principal_count=connection.scalar(sa.select(sa.func.count(line.principal.distinct())).where(*within))
+        or 0,
         principals=_loudest(connection, within),
         namespaces=_touched(connection, within),
         techniques=[

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.engine import Connection
 
 from data.errors import KubehabitError
-from serving.schemas import SEVERITIES, Alert, ApiModel, FilterText
+from serving.schemas import SEVERITIES, Alert, ApiModel, FilterText, ListQuery
 from serving.storage.database import AlertStore, Page
 from serving.storage.incidents import from_line
 from serving.storage.tables import (
@@ -27,10 +27,8 @@ from serving.storage.tables import (
 _MAX_NAMESPACES = 500
 
 
-class AlertFilter(BaseModel):
-    """Which new alerts to show: in a query of the API or the console, and of the command line. Empty: any."""
-
-    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
+class AlertFilter(ListQuery):
+    """Which new alerts to show."""
 
     severity: Annotated[
         Literal["", "low", "medium", "high", "critical"],
@@ -84,11 +82,6 @@ class AlertQuery(AlertFilter):
     def matches(self, alert: Alert) -> bool:
         """Whether a new alert passes: its incident is open, and there is no feedback on it."""
         return self.state != "closed" and self.verdict in ("", "none") and super().matches(alert)
-
-    def parameters(self, *without: str) -> dict[str, str]:
-        """The filters in use, by the names they have in a URL."""
-        names = set(AlertQuery.model_fields) - set(without)
-        return self.model_dump(include=names, exclude_defaults=True, by_alias=True)
 
 
 class AlertListQuery(AlertQuery):

@@ -27,8 +27,9 @@ from serving.schemas import ApiModel, clean
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="reason; kept in the ledger")]
 Who = Annotated[str, Field(max_length=256, description="name of the person who exports; kept in the ledger")]
+EvidenceForm = Literal["json", "html", "csv"]
 Form = Annotated[
-    Literal["json", "html", "csv"],
+    EvidenceForm,
     Query(description="html: a page to read and print; csv: the events as a table, without proof"),
 ]
 
@@ -231,7 +232,7 @@ def caller_of(request: Request, said: str) -> str:
     return f"{known} of the API, from {address}" + (f", who says to be {clean(said)!r}" if said else "")
 
 
-def as_file(made: bytes, form: Literal["json", "html", "csv"], name: str, *, shown: bool = True) -> Response:
+def as_file(made: bytes, form: EvidenceForm, name: str, *, shown: bool = True) -> Response:
     """A file of evidence, or its page, as a download; `shown`: the page opens in the browser."""
     if form == "html":
         headers = {

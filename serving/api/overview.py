@@ -104,8 +104,7 @@ def build_overview(service: Service, records: FreshHistory, days: int) -> Overvi
         sums = sum_up(connection, now - timedelta(days=days) + step, now, step, known)
         waiting = unattended(connection)
     try:
-        reader = records.reader()
-        readiness, drift = reader.readiness(), reader.drift()
+        readiness, drift = records.reader().readiness(), records.drift()
     except HistoryError:
         readiness, drift = None, None
     notice = engine.model.notice if service.watch is None else service.watch.notice

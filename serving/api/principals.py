@@ -10,7 +10,7 @@ from cachetools import FIFOCache
 from fastapi import FastAPI, Query
 
 from data.errors import NotFoundError, UnknownPrincipalError
-from serving.history.queries import Drift, HistoryReader, Order, PrincipalPage, Surprise
+from serving.history.queries import Drift, DriftComparison, HistoryReader, Order, PrincipalPage, Surprise
 from serving.history.threshold_preview import Preview, Previewer
 from serving.http.links import PRINCIPAL, leads_to
 from serving.runtime import Service
@@ -20,6 +20,9 @@ from serving.settings import LEAST_SCALE, MOST_SCALE
 _FRESH_SECONDS = 5.0
 
 _WAIT_SECONDS = 2.0
+
+#: Seconds after which the registry is asked again what `kubehabit drift` said.
+_VERSIONS_SECONDS = 600.0
 _REMEMBERED = 16
 _Answer = TypeVar("_Answer", Preview, Drift)
 
@@ -56,6 +59,17 @@ class FreshHistory:
                 except TimeoutError:  # a batch is being scored: what is asked is answered with what there is
                     taken.add_done_callback(lambda done: history.write(done.result()))
         return HistoryReader(history.path)
+
+    def drift(self, days: float = 7) -> Drift | None:
+        """Drift over the last days, and what `kubehabit drift` last said of the version; None before anything was scored."""
+        reader = self.reader()
+        engine = self._service.ready()
+        catalog = (
+            None if self._service.watch is None else self._service.versions.known(_VERSIONS_SECONDS).catalog
+        )
+        served = None if catalog is None else catalog.version(engine.model.version)
+        compared = served.drift[0] if served is not None and served.drift else None
+        return reader.drift(days, None if compared is None else DriftComparison.from_record(compared))
 
     def preview(
         self, days: float, *, scale: float | None = None, per_day: float | None = None
@@ -141,7 +155,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/model/drift", tags=["model"])
     def drift(days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7) -> Drift:
         """Report whether the cluster still does what the model was calibrated on, as far as the service can tell."""
-        return _found(records.reader().drift(days))
+        return _found(records.drift(days))
 
 
 def _found(answer: _Answer | None) -> _Answer:

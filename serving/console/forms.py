@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast, get_args
 from urllib.parse import parse_qs
 
 from fastapi import Request
 
 from serving.access.gate import Access, Caller
+from serving.api.forensics import EvidenceForm
 from serving.http.problems import ProblemError
 
 _MAX_BYTES = 64 * 1024
@@ -27,6 +29,12 @@ class Form:
     def all(self, name: str) -> list[str]:
         """All values of a field, such as those of boxes that were ticked."""
         return self._fields.get(name, [])
+
+
+def evidence_form(form: Form) -> EvidenceForm:
+    """How the evidence that a form asks for is to be sent; with its proofs, unless the form says otherwise."""
+    wanted = form.get("form")
+    return cast(EvidenceForm, wanted) if wanted in get_args(EvidenceForm) else "json"
 
 
 async def read_form(request: Request) -> Form:

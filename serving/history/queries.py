@@ -13,6 +13,7 @@ from pydantic import Field
 
 from detection.fit import ENOUGH, USUAL, FitTotals, FitVerdict, judge_fit
 from detection.novelty import MATURE
+from detection.version_records import DriftRecord
 from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, HistoryError, connect
 from serving.schemas import ApiModel, clean
 from serving.storage.tables import as_moment, microseconds
@@ -87,6 +88,33 @@ class Beyond(ApiModel):
     seen: float
 
 
+class DriftComparison(ApiModel):
+    """A recent log compared with the model by `kubehabit drift`, which looks at each principal by itself."""
+
+    time: datetime
+    log: str
+    actions: int
+    retrain: Annotated[bool, Field(description="whether its advice was to train again")]
+    surprising: Annotated[float, Field(description="share beyond what one in twenty reached in calibration")]
+    unknown: Annotated[
+        float, Field(description="share of actions with a verb or resource that training never saw")
+    ]
+    reasons: Annotated[list[str], Field(description="why to train again")]
+
+    @classmethod
+    def from_record(cls, record: DriftRecord) -> DriftComparison:
+        """What the registry keeps of a comparison."""
+        return cls(
+            time=record.time,
+            log=record.log,
+            actions=record.actions,
+            retrain=record.retrain,
+            surprising=record.surprising,
+            unknown=record.unknown,
+            reasons=list(record.reasons),
+        )
+
+
 class DriftDay(ApiModel):
     """One day of the whole cluster."""
 
@@ -109,6 +137,10 @@ class Drift(ApiModel):
     verdict: DriftVerdict
     sentence: str
     days: list[DriftDay]
+    compared: Annotated[
+        DriftComparison | None,
+        Field(description="the last log that was compared with this version by `kubehabit drift`"),
+    ] = None
 
 
 class HistoryReadiness(ApiModel):
@@ -303,8 +335,13 @@ class HistoryReader:
             for row in found
         ]
 
-    def drift(self, days: float = 7) -> Drift | None:
-        """Drift over the last days; None before anything was scored."""
+    def drift(self, days: float = 7, compared: DriftComparison | None = None) -> Drift | None:
+        """Drift over the last days; None before anything was scored.
+
+        Args:
+            days: how far to look back.
+            compared: the last log that was compared with the version; its advice to train again holds here too.
+        """
         newest = self.newest()
         if newest is None:
             return None
@@ -322,7 +359,7 @@ class HistoryReader:
             for share, at in zip(EXPECTED, range(len(EXPECTED), 0, -1), strict=True)
         ]
         totals = FitTotals(actions, beyond[0].seen, unknown)
-        verdict, reasons = judge_fit(totals)
+        verdict, reasons = judge_fit(totals, compared is not None and compared.retrain)
         by_day = [
             DriftDay(
                 day=as_moment(row["day"] * DAY * HOUR),
@@ -340,18 +377,26 @@ class HistoryReader:
             unknown=unknown,
             beyond=beyond,
             verdict=verdict,
-            sentence=_in_words(totals, verdict, reasons),
+            sentence=_in_words(totals, verdict, reasons, compared),
             days=by_day,
+            compared=compared,
         )
 
 
-def _in_words(totals: FitTotals, verdict: FitVerdict, reasons: list[str]) -> str:
+def _in_words(
+    totals: FitTotals, verdict: FitVerdict, reasons: list[str], compared: DriftComparison | None
+) -> str:
+    if verdict == "changed" and compared is not None and not reasons:
+        return (
+            f"All actions together are not conspicuous, but kubehabit drift compared {compared.log} on "
+            f"{compared.time:%Y-%m-%d} and said to train again: {' '.join(compared.reasons)}"
+        )
     if verdict == "too few":
         return f"Too few actions ({totals.actions:,}) to say anything about drift; it takes {ENOUGH:,}."
     if verdict == "steady":
         return (
-            "All actions together are as surprising as in calibration: there is no reason to train again. `kubehabit drift` on a "
-            "log compares each principal by itself."
+            "All actions together are as surprising as in calibration: there is no reason to train again. The command "
+            "kubehabit drift compares a log principal by principal."
         )
     return (
         f"The cluster has changed: {' and '.join(reasons)}. Look through the incidents first, because an "

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.engine import Connection
 
 from data.errors import KubehabitError
-from serving.schemas import SEVERITIES, FilterText
+from serving.schemas import SEVERITIES, FilterText, ListQuery
 from serving.storage.incidents import IncidentRow
 from serving.storage.tables import ALERT_LINES, INCIDENTS, LARGEST_NUMBER, MEMBERS, microseconds
 
@@ -22,10 +22,8 @@ _LARGEST_KEY = 2**62
 IncidentOrder = Literal["newest", "activity", "severity", "oldest"]
 
 
-class IncidentQuery(BaseModel):
-    """Which incidents to show; all filters must match. Empty: any."""
-
-    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
+class IncidentQuery(ListQuery):
+    """Which incidents to show; all filters must match."""
 
     state: Annotated[
         Literal["", "open", "closed", "merged"], Field(description="Only those in this state; empty: any")
@@ -60,11 +58,6 @@ class IncidentQuery(BaseModel):
             description="newest: by when it was opened; activity: by its last alert; severity: the most severe first; oldest"
         ),
     ] = "newest"
-
-    def parameters(self, *without: str) -> dict[str, str]:
-        """The filters in use, by the names they have in a URL."""
-        names = set(IncidentQuery.model_fields) - set(without)
-        return self.model_dump(include=names, exclude_defaults=True, by_alias=True)
 
 
 class IncidentListQuery(IncidentQuery):

@@ -219,12 +219,12 @@ def locate(wanted: ModelReference, cache: Path) -> LocatedVersion:
     key, stamp = (registry_uri(), wanted), _stamp(registry_uri())
     known, found = _last_answers.pop(key, (None, {}))
     if stamp is None or known != stamp:
-        found = _ask("locate", **asdict(wanted))
+        found = ask("locate", **asdict(wanted))
     if stamp is not None:
         _last_answers[key] = stamp, found
     origin = f"{found['source']}\0{found['registered']}".encode()
     number = found["version"]
-    directory = cache / _folder(wanted.name) / f"{number}-{hashlib.sha256(origin).hexdigest()[:12]}"
+    directory = cache / folder_of(wanted.name) / f"{number}-{hashlib.sha256(origin).hexdigest()[:12]}"
     return LocatedVersion(wanted.name, number, directory)
 
 
@@ -267,7 +267,7 @@ def download(located: LocatedVersion) -> Fetched:
         (Path(temporary) / _LOCK).open("wb") as lock,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = Path(_ask("download", name=name, version=number, to=temporary)["bundle"])
+        found = Path(ask("download", name=name, version=number, to=temporary)["bundle"])
         shutil.rmtree(directory, ignore_errors=True)
         found.rename(directory)  # atomic: a kill leaves no half bundle under the final name
     return Fetched(directory, name, number, "registry", downloaded=True)
@@ -286,7 +286,7 @@ def _clear_downloads(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
+def ask(what: str, **arguments: str | None) -> dict[str, Any]:
     """Call the MLflow client in a subprocess; raises what `serving.registry.worker` does, RegistryUnavailableError if it died."""
     _check_sqlite(registry_uri())
     _check_sqlite(tracking_uri())
@@ -416,7 +416,7 @@ def _without_password(line: str) -> str:
     return _PASSWORD.sub("//", line)[:200].rstrip(".")
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
     """A folder name for a registered model, whatever its characters."""
     is_safe = _SAFE.fullmatch(name) and name.strip(".")
     return name if is_safe else hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -424,7 +424,7 @@ def _folder(name: str) -> str:
 
 def _pointer(cache: Path, wanted: ModelReference) -> Path:
     kind = f"alias-{wanted.alias}" if wanted.alias else f"version-{wanted.version}"
-    return cache / _folder(wanted.name) / f"{_folder(kind)}.json"
+    return cache / folder_of(wanted.name) / f"{folder_of(kind)}.json"
 
 
 def _remember(cache: Path, wanted: ModelReference, fetched: Fetched) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,9 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
+
+#: Versions that are listed, the newest ones, and characters of a text of them.
+_MOST_VERSIONS, _LONGEST_TEXT = 200, 8000
 
 
 def _client_class() -> type[MlflowClient]:
@@ -105,6 +109,35 @@ def download(name: str, version: str, to: str) -> dict[str, Any]:
         ) from error
 
 
+def versions(name: str) -> dict[str, Any]:
+    """The newest versions of a model with their aliases and tags; raises RegistryUnavailableError or NoSuchModelError."""
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    quote = '"' if "'" in name else "'"
+    try:
+        aliases = client.get_registered_model(name).aliases
+        found = client.search_model_versions(f"name={quote}{name}{quote}", max_results=_MOST_VERSIONS)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise NoSuchModelError(f"The registry has no model {name}. {TRAIN}") from error
+        raise _unavailable(error) from error
+    except Exception as error:
+        raise _unavailable(error) from error
+    return {
+        "versions": [
+            {
+                "version": str(one.version),
+                "registered": one.creation_timestamp,
+                "aliases": sorted(alias for alias, at in aliases.items() if str(at) == str(one.version)),
+                "card": (one.description or "")[:_LONGEST_TEXT],
+                "tags": {key: str(value)[:_LONGEST_TEXT] for key, value in one.tags.items()},
+            }
+            for one in found
+        ]
+    }
+
+
 def _unavailable(error: BaseException) -> RegistryUnavailableError:
     where = urlsplit(registry_uri())
     shown = f"{where.scheme}://{where.hostname or ''}{where.path}"  # never a password
@@ -115,8 +148,13 @@ def _unavailable(error: BaseException) -> RegistryUnavailableError:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request, or an exception's class as `error` and its `message`."""
+    questions: dict[str, Callable[..., dict[str, Any]]] = {
+        "locate": locate,
+        "download": download,
+        "versions": versions,
+    }
     try:
-        return locate(**request) if request.pop("ask") == "locate" else download(**request)
+        return questions[request.pop("ask")](**request)
     except KubehabitError as error:
         return {"error": type(error).__name__, "message": str(error)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import time
@@ -221,6 +223,9 @@ def test_evidence_is_exported_only_by_a_form_of_ours(console: Console, reading: 
     made = reading.post("/console/search/evidence", data={"audit_id": audit_id, "form": "html"})
     assert made.status_code == 200
     assert "attachment" in made.headers["Content-Disposition"]
+    table = reading.post("/console/search/evidence", data={"audit_id": audit_id, "form": "csv"})
+    assert table.headers["Content-Disposition"] == 'attachment; filename="evidence.csv"'
+    assert [row["audit_id"] for row in csv.DictReader(io.StringIO(table.text))] == [audit_id]
     with httpx.Client(base_url=console.url, trust_env=False) as stranger:
         refused = stranger.post(
             "/console/search/evidence",

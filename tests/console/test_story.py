@@ -87,6 +87,9 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     path = download.value.path()
     assert download.value.suggested_filename == f"evidence-{incident['id']}.json"
     assert json.loads(path.read_bytes())
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV table").click()
+    assert download.value.suggested_filename == f"evidence-{incident['id']}.csv"
 
     page.get_by_text("Close it", exact=True).click()
     close = page.locator("form[action$='/close']")

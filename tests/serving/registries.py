@@ -55,6 +55,11 @@ class Registry:
         """Move an alias."""
         self._client.set_registered_model_alias("kubehabit", alias, version)
 
+    def tag(self, version: str, tags: dict[str, str]) -> None:
+        """Set tags on a version."""
+        for name, text in tags.items():
+            self._client.set_model_version_tag("kubehabit", version, name, text)
+
     def remove(self, alias: str) -> None:
         """Take an alias away."""
         self._client.delete_registered_model_alias("kubehabit", alias)

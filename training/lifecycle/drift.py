@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,8 @@ from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.bundle import Bundle
 from detection.detector import Detector
 from detection.fit import USUAL, FitTotals, judge_fit
+from detection.version_records import DriftRecord, tag_of
+from training import model_card
 from training.audit_log import read_log
 from training.config_file import ConfigFile
 from training.registry import connected, download
@@ -249,7 +252,7 @@ def drift(
         model=model_uri, log=log.name, retrain=bool(reasons), reasons=reasons, advice=advice, **found
     )
     if track:
-        _track(bundle, report)
+        _track(bundle, report, totals)
     return report
 
 
@@ -270,8 +273,8 @@ def _stored(bundle: Bundle, model_uri: str) -> dict[str, Any]:
     return stored
 
 
-def _track(bundle: Bundle, report: DriftReport) -> None:
-    """Add the report to the run that made the model; a model from elsewhere is left alone."""
+def _track(bundle: Bundle, report: DriftReport, totals: FitTotals) -> None:
+    """Add the report to the run that made the model, and its verdict to the version; a model from elsewhere is left alone."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -283,5 +286,16 @@ def _track(bundle: Bundle, report: DriftReport) -> None:
     try:
         client.log_dict(run_id, report.to_dict(), f"{stem}.json")
         client.log_figure(run_id, plots.drift(report.log, report.principals), f"{stem}.png")
+        record = DriftRecord(
+            datetime.now(UTC),
+            report.log,
+            report.actions,
+            report.retrain,
+            totals.surprising,
+            totals.unknown,
+            tuple(report.reasons),
+        )
+        for name, version in model_card.versions_of(client, run_id):
+            client.set_model_version_tag(name, version, *tag_of(record))
     except MlflowException:
         return

@@ -29,6 +29,7 @@ from detection.bundle import Bundle
 from detection.detector import SEVERITIES, Detector
 from detection.parity_check import verify_parity
 from detection.reconstruction import NewestOnnxModel, OnnxModel, Reconstruction
+from detection.version_records import PromotionRecord, tag_of
 from training import model_card
 from training.config_file import ConfigFile
 from training.evaluation import bootstrap
@@ -326,6 +327,8 @@ def promote(
     challenger: str = CHALLENGER,
     dry_run: bool = False,
     judge: Judge | None = None,
+    by: str = "",
+    note: str = "",
 ) -> PromotionDecision:
     """Compare challenger and champion, write the decision into MLflow, and move the aliases if the challenger passes.
 
@@ -336,6 +339,7 @@ def promote(
         challenger: version number or alias.
         dry_run: decide only; neither alias nor MLflow is touched.
         judge: how a model is judged on a log; `training.evaluation.evaluate.evaluate` if not given.
+        by, note: who decides, and why; kept with the decision.
 
     Raises:
         KubehabitError: there is no challenger, it is the champion already, or no log to compare on.
@@ -387,12 +391,15 @@ def promote(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if not dry_run:
-        _write(decision)
+        _write(decision, by, note)
     return decision
 
 
-def roll_back(name: str) -> tuple[str, str]:
-    """Make the former champion champion again, and the champion `previous`; returns the versions of both, the new one first."""
+def roll_back(name: str, *, by: str = "", note: str = "") -> tuple[str, str]:
+    """Make the former champion champion again, and the champion `previous`; returns the versions of both, the new one first.
+
+    `by` and `note` say who does it and why; they are kept with the decision.
+    """
     import mlflow
 
     former, current = version_of(name, PREVIOUS), version_of(name, CHAMPION)
@@ -404,8 +411,11 @@ def roll_back(name: str) -> tuple[str, str]:
         client = mlflow.MlflowClient()
         client.set_registered_model_alias(name, CHAMPION, former)
         client.set_registered_model_alias(name, PREVIOUS, current)
-        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(UTC)
+        moment = now.isoformat(timespec="seconds")
         client.set_model_version_tag(name, current, "rolled_back", f"{moment}, to version {former}")
+        record = PromotionRecord(now, "rolled back", current, former, by, note)
+        client.set_model_version_tag(name, former, *tag_of(record))
     return former, current
 
 
@@ -429,7 +439,7 @@ def version_of(name: str, which: str) -> str | None:
             return None
 
 
-def _write(decision: PromotionDecision) -> None:
+def _write(decision: PromotionDecision, by: str, note: str) -> None:
     """Put the decision and its numbers into MLflow, and move the aliases if it says so."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -445,6 +455,16 @@ def _write(decision: PromotionDecision) -> None:
             "promotion_reasons": json.dumps(decision.reasons),
         }.items():
             client.set_model_version_tag(name, version, key, value)
+        record = PromotionRecord(
+            datetime.fromisoformat(decision.time),
+            "promoted" if decision.promoted else "refused",
+            decision.champion or "",
+            version,
+            by,
+            note,
+            tuple(decision.reasons),
+        )
+        client.set_model_version_tag(name, version, *tag_of(record))
         model_card.publish(client, name, version, "Promotion", decision.summary(), {})
         run_id = client.get_model_version(name, version).run_id or ""
         text = io.StringIO()

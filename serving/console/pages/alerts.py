@@ -66,8 +66,7 @@ def alerts(
 ) -> Response:
     """Alerts, newest first unless another order is asked for."""
     engine = _engine(request)
-    filters = wanted.parameters() | times.parameters()
-    query = filters | ({"order": wanted.order} if wanted.order != "newest" else {})
+    query = wanted.parameters() | times.parameters()
     span = AlertSpan(times.since, times.until)
     # Before the list is read: the stream then has every change that the list lacks.
     latest = engine.store.latest()
@@ -92,9 +91,9 @@ def alerts(
         wanted=wanted,
         times=times,
         time_spans=SPANS,
-        filtered=bool(filters),
+        filtered=bool(wanted.parameters("order") | times.parameters()),
         without_severity="/console/alerts?" + urlencode(without_severity),
-        stream="/console/stream?" + urlencode(wanted.parameters() | {"after": latest}) if live else "",
+        stream="/console/stream?" + urlencode(wanted.parameters("order") | {"after": latest}) if live else "",
         views=views,
         view_page="alerts",
         view_query=urlencode(query),

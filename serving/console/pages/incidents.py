@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from data.errors import NotFoundError
 from serving.api.forensics import as_file, caller_of
 from serving.api.incidents import decide, read_incident
-from serving.console.forms import Form, read_form
+from serving.console.forms import Form, evidence_form, read_form
 from serving.console.graph import draw, listed
 from serving.console.pages.alerts import back_to, in_two
 from serving.console.render import page, page_links
@@ -286,15 +286,14 @@ for _action, _model, _done in (
 
 @router.post("/console/incidents/{incident_id}/evidence")
 async def evidence(request: Request, incident_id: str) -> Response:
-    """Export the incident as evidence: a file to keep, or its page to read and print."""
+    """Export the incident as evidence: a file to keep, its page to read and print, or a table of its events."""
     form = await read_form(request)
     desk: ForensicsService = request.app.state.desk
-    kind: Literal["json", "html"] = "html" if form.get("form") == "html" else "json"
 
     def export() -> Response:
         made = desk.incident_evidence(
             incident_id, by=caller_of(request, clean(form.get("by"))), note=clean(form.get("note"), _MAX_NOTE)
         )
-        return as_file(made, kind, f"evidence-{clean(incident_id, 32)}")
+        return as_file(made, evidence_form(form), f"evidence-{clean(incident_id, 32)}")
 
     return await asyncio.to_thread(export)

@@ -47,7 +47,7 @@ def model(
     wanted, wrong = _wanted(per_day, scale)
     preview = records.preview(float(days), **wanted)
     reader = records.reader()
-    drift, history = reader.drift(7), reader.drift(_HISTORY_DAYS)
+    drift, history = records.drift(7), reader.drift(_HISTORY_DAYS)
     return page(
         request,
         "model.html",

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from data.errors import KubehabitError
 from serving.api.forensics import as_file, caller_of
 from serving.api.parameters import EventQuery, span_of
-from serving.console.forms import read_form
+from serving.console.forms import evidence_form, read_form
 from serving.console.render import count, page, page_links
 from serving.console.when import in_words, zone_of
 from serving.forensics import clock
@@ -258,7 +258,7 @@ def _row(record: EventRecord) -> dict[str, Any]:
 
 @router.post("/console/search/evidence")
 async def evidence(request: Request) -> Response:
-    """Export what was found as evidence: a file with proof, or a page to be read and printed."""
+    """Export what was found as evidence: a file with proof, a page to be read and printed, or a table."""
     form = await read_form(request)
     audit_ids = tuple(dict.fromkeys(clean(one, 128) for one in form.all("audit_id")))
     by_principal = form.get("what") == "all"
@@ -278,4 +278,4 @@ async def evidence(request: Request) -> Response:
     desk: ForensicsService = request.app.state.desk
     by = caller_of(request, clean(form.get("by"), 256))
     made = await asyncio.to_thread(desk.evidence, subject, by=by)
-    return as_file(made, "html" if form.get("form") == "html" else "json", "evidence", shown=False)
+    return as_file(made, evidence_form(form), "evidence", shown=False)

@@ -567,6 +567,7 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
         "/v1/model",
         "/v1/model/preview",
         "/v1/model/drift",
+        "/v1/model/versions",
         "/v1/model/reload",
         "/healthz",
         "/readyz",

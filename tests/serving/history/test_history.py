@@ -18,7 +18,7 @@ from detection.bundle import Bundle
 from detection.detector import Detector, Scores
 from detection.evidence import Accumulator
 from serving.history.activity import Trained
-from serving.history.queries import HistoryReader, median
+from serving.history.queries import DriftComparison, HistoryReader, median
 from serving.history.recorder import History, Judge
 from serving.history.schema import EDGES, HOUR, HistoryError
 from serving.history.threshold_preview import Alerts, Previewer
@@ -276,6 +276,22 @@ def test_drift_tells_unknown_and_surprising_actions_and_judges_only_enough_of_th
     steady = reader.drift()
     assert steady is not None
     assert (steady.verdict, steady.actions) == ("steady", 5010)
+    compared = DriftComparison(
+        time=datetime(2026, 11, 28, tzinfo=UTC),
+        log="today.jsonl",
+        actions=5000,
+        retrain=True,
+        surprising=0.05,
+        unknown=0.0,
+        reasons=["3 principals behave differently."],
+    )
+    advised = reader.drift(compared=compared)
+    assert advised is not None
+    assert advised.verdict == "changed", "The service may not contradict `kubehabit drift`"
+    assert "today.jsonl on 2026-11-28 and said to train again: 3 principals" in advised.sentence
+    unadvised = reader.drift(compared=compared.model_copy(update={"retrain": False}))
+    assert unadvised is not None
+    assert unadvised.verdict == "steady"
     assert steady.unknown == pytest.approx(10 / 5010)
     reader = written(history, 3, scores(["a"] * 1000, [NOW - HOUR] * 1000, error=2.5))
     changed = reader.drift()

@@ -117,13 +117,13 @@ def test_a_sqlite_registry_is_asked_again_only_after_it_changed(
     register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    ask = registry._ask
+    ask = registry.ask
 
     def counted(what: str, **arguments: str | None) -> dict[str, Any]:
         asked.append(what)
         return ask(what, **arguments)
 
-    monkeypatch.setattr(registry, "_ask", counted)
+    monkeypatch.setattr(registry, "ask", counted)
     register("first")
     database = home() / "mlflow.db"
     wanted = ModelReference("kubehabit", alias="champion")
@@ -353,5 +353,5 @@ def test_model_names_are_parsed() -> None:
 
 def test_names_cannot_leave_the_cache(cache: Path) -> None:
     for name in ("..", ".", "a/../b", "a\\b", ""):
-        assert "/" not in registry._folder(name)
-        assert registry._folder(name) not in ("", ".", "..")
+        assert "/" not in registry.folder_of(name)
+        assert registry.folder_of(name) not in ("", ".", "..")

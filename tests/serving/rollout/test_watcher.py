@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from detection.bundle import Bundle
 from detection.detector import Detector
+from detection.version_records import DriftRecord, PromotionRecord, tag_of
 from serving.app import create_app
 from serving.rollout.loader import load_engine
 from serving.rollout.shadow import Shadow
@@ -484,3 +486,56 @@ def test_the_challenger_begins_with_what_is_known_of_the_principals(
     assert shown["flaggedByBoth"] > 0
     assert (shown["flaggedByChampionOnly"], shown["flaggedByChallengerOnly"]) == (0, 0)
     assert shown["meanEvidenceDifference"] == pytest.approx(0, abs=1e-4)
+
+
+def test_versions_stand_side_by_side_and_an_advice_to_train_again_holds_everywhere(
+    registry: Registry, serve: Callable[..., TestClient]
+) -> None:
+    registry.add(alias="champion")
+    registry.add(alias="challenger")
+    now = datetime.now(UTC)
+    refused = PromotionRecord(
+        now, "refused", "1", "2", "<b>ci</b>", "nightly", ("recall: worse beyond chance.",)
+    )
+    advice = DriftRecord(now, "today.jsonl", 9000, True, 0.05, 0.0, ("3 principals behave differently.",))
+    registry.tag("2", dict([tag_of(refused), ("dev_recall", "0.91"), ("held_back_surprise", "3.5")]))
+    registry.tag("1", dict([tag_of(advice), ("dev_recall", "0.97"), ("held_back_surprise", "3.4")]))
+    client = serve()
+    client.post("/v1/score", content=ndjson([raw_event()]))
+    assert client.get("/v1/model/versions").json()["asking"]
+    service_of(client).versions.wait(30)
+
+    known = client.get("/v1/model/versions").json()
+    assert [(one["version"], one["aliases"], one["served"]) for one in known["versions"]] == [
+        ("2", ["challenger"], False),
+        ("1", ["champion"], True),
+    ]
+    assert known["promotions"][0] | {"time": ""} == {
+        "time": "",
+        "outcome": "refused",
+        "before": "1",
+        "after": "2",
+        "by": "<b>ci</b>",
+        "note": "nightly",
+        "reasons": ["recall: worse beyond chance."],
+    }
+    page = client.get("/console/model/versions", headers={"Accept": "text/html"}).text
+    assert '91%<span class="under">-6% to the champion</span>' in page
+    assert "3.500" in page
+    assert "&lt;b&gt;ci&lt;/b&gt;" in page
+    one = client.get("/console/model/versions?compare=1", headers={"Accept": "text/html"}).text
+    assert "to the champion" not in one
+
+    drift = client.get("/v1/model/drift").json()
+    assert (drift["verdict"], drift["compared"]["log"]) == ("changed", "today.jsonl")
+    assert "said to train again" in client.get("/console/model", headers={"Accept": "text/html"}).text
+    assert client.get("/v1/overview").json()["model"]["drift"] == "changed"
+
+
+def test_a_model_from_a_folder_has_no_versions_and_the_page_says_so(
+    make_client: Callable[..., TestClient],
+) -> None:
+    client = make_client()
+    assert client.get("/v1/model/versions").json()["followed"] is False
+    page = client.get("/console/model/versions", headers={"Accept": "text/html"}).text
+    assert "there is no registry to ask" in page

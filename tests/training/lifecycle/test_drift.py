@@ -10,6 +10,7 @@ import pytest
 from data.errors import KubehabitError
 from data.paths import tracking_uri
 from detection.fit import FitTotals, judge_fit
+from detection.version_records import drift_reports_in
 from tests.conftest import Trained
 from training.lifecycle.drift import DriftConfig, PrincipalDrift, advise, drift, measure, rate_of
 from training.stability import counts_in, edges_of, effective_size
@@ -129,6 +130,10 @@ def test_the_log_it_was_trained_on_needs_no_training_and_another_cluster_does(
     client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
     kept = {item.path for item in client.list_artifacts(trained.run_id, "drift")}
     assert {"drift/reference.json", "drift/same.json", "drift/same.png", "drift/other.json"} <= kept
+    noted = drift_reports_in(client.get_model_version("kubehabit", trained.version).tags)
+    of_other = next(one for one in noted if one.log == "other.jsonl")
+    assert (of_other.retrain, of_other.actions) == (True, wild.actions)
+    assert of_other.reasons[0] == wild.reasons[0][:300]
 
 
 def test_a_model_without_a_reference_and_an_empty_log_are_sentences(trained: Trained, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.paths import tracking_uri
 from detection.bundle import seal
+from detection.version_records import promotions_in
 from tests.conftest import Trained
 from training.evaluation.bootstrap import difference_interval
 from training.export import check_parity
@@ -151,7 +152,7 @@ def test_a_challenger_as_good_is_promoted_and_rolled_back(
     tried = promote("kubehabit", [], [log], GATE, dry_run=True)
     assert (tried.promoted, tried.reasons) == (True, [])
     assert versions(client) == before
-    done = promote("kubehabit", [], [log], GATE)
+    done = promote("kubehabit", [], [log], GATE, by="ci", note="nightly")
     assert done.promoted
     assert versions(client)["champion"] == second
     assert versions(client)["previous"] == trained.version
@@ -163,8 +164,18 @@ def test_a_challenger_as_good_is_promoted_and_rolled_back(
     json.dumps(done.to_dict())
     with pytest.raises(KubehabitError, match="champion already"):
         promote("kubehabit", [], [log], GATE, challenger=second)
-    assert roll_back("kubehabit") == (trained.version, second)
+    assert roll_back("kubehabit", by="on-call") == (trained.version, second)
     assert versions(client)["champion"] == trained.version
+    (promoted,) = promotions_in(tags, second)
+    assert (promoted.outcome, promoted.before, promoted.after) == ("promoted", trained.version, second)
+    assert (promoted.by, promoted.note) == ("ci", "nightly")
+    back = promotions_in(client.get_model_version("kubehabit", trained.version).tags, trained.version)
+    assert (back[0].outcome, back[0].before, back[0].after, back[0].by) == (
+        "rolled back",
+        second,
+        trained.version,
+        "on-call",
+    )
 
 
 def test_a_worse_challenger_is_refused_with_a_reason_and_the_champion_stays(
@@ -180,7 +191,9 @@ def test_a_worse_challenger_is_refused_with_a_reason_and_the_champion_stays(
     assert not decision.promoted
     assert any("recall" in reason and "12 of 12 -> 0 of 12" in reason for reason in decision.reasons)
     assert versions(client)["champion"] == trained.version
-    assert client.get_model_version("kubehabit", second).tags["promotion"] == "refused"
+    tags = client.get_model_version("kubehabit", second).tags
+    assert tags["promotion"] == "refused"
+    assert promotions_in(tags, second)[0].reasons == tuple(decision.reasons)
     assert "Refused" in decision.sentence()
 
 
