@@ -51,6 +51,9 @@ _ALL_RULES = (PolicyRule((ALL,), (ALL,), (ALL,)),)
 #: A namespace that no object can have: of a binding in every namespace, which gives nothing of the whole cluster.
 _EVERY = "*"
 _EVERYWHERE = ("", _EVERY)
+#: Powers that lead to everything by themselves, or with others of these.
+_TO_ADMIN = frozenset(("reach kubelets", "approve certificates", "change admission", "change policies"))
+_TO_NODES = frozenset((*NODE_WAYS, "approve certificates"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +129,23 @@ class _Held:
 
     def __init__(self, grants: Iterable[tuple[BindingGrant, Mapping[str, Names]]]) -> None:
         self.grants: list[BindingGrant] = []
-        self._powers: dict[str, list[_Power]] = defaultdict(list)
+        self.powers: dict[str, list[_Power]] = defaultdict(list)
         for grant, powers in grants:
             self.grants.append(grant)
             for power, names in powers.items():
-                self._powers[power].append(_Power(grant.binding.namespace, names, grant))
+                self.powers[power].append(_Power(grant.binding.namespace, names, grant))
 
     def __contains__(self, power: str) -> bool:
         """Whether it is held anywhere, for any name."""
-        return power in self._powers
+        return power in self.powers
 
     def __bool__(self) -> bool:
         """Whether any is."""
-        return bool(self._powers)
+        return bool(self.powers)
 
     def all(self, power: str, namespace: str | None = None) -> list[_Power]:
         """Everything that gives a power; in a namespace only what reaches it, and for an empty one what reaches all."""
-        found = self._powers.get(power, [])
+        found = self.powers.get(power, [])
         return found if namespace is None else [one for one in found if one.namespace in ("", namespace)]
 
     def any(
@@ -156,7 +159,7 @@ class _Held:
 
     def namespaces(self, *powers: str) -> list[str]:
         """Where at least one of some powers is held; empty for everywhere."""
-        return sorted({one.namespace for power in powers for one in self._powers.get(power, ())})
+        return sorted({one.namespace for power in powers for one in self.powers.get(power, ())})
 
 
 def _for(names: Names, name: str) -> bool:
@@ -322,7 +325,8 @@ class Escalation:
             return [EscalationStep(me, ADMIN, "may do everything", everything, "T1078")]
         if not held:
             return found
-        found += self._to_admin(me, held)
+        if not _TO_ADMIN.isdisjoint(held.powers):
+            found += self._to_admin(me, held)
         if "bind clusterroles" in held or "bind roles" in held:
             found += self._by_binding(me, held)
         if "escalate clusterroles" in held or "escalate roles" in held:
@@ -330,7 +334,8 @@ class Escalation:
         if "act as user" in held or "act as group" in held:
             found += self._as_people(me, held)
         found += self._to_accounts(me, held)
-        found += _to_nodes(me, held)
+        if not _TO_NODES.isdisjoint(held.powers):
+            found += _to_nodes(me, held)
         return found
 
     def _to_admin(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
@@ -497,7 +502,7 @@ def _to_nodes(me: Identity, held: _Held) -> Iterator[EscalationStep]:
     for way in NODE_WAYS:
         for power in held.all(way) if way in held else ():
             if power.names is None:
-                how = "starts a privileged pod on it, if admission lets it"
+                how = "starts a privileged pod, if admitted"
                 yield EscalationStep(me, NODE, how, power.grant, "T1611")
                 return
     approves = held.any("ask for certificates") and held.any("approve certificates")

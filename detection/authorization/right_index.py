@@ -13,7 +13,7 @@ from detection.authorization.rules import ALL, PolicyRule, breakdown, path_match
 from detection.authorization.usage import UsedRight, UserUsage
 
 _Key = tuple[str, str, str]
-_CACHED = 1 << 16
+_CACHED, _ROLES = 1 << 16, 4_096
 
 
 @lru_cache(_CACHED)
@@ -82,6 +82,12 @@ class RoleRights:
         return found
 
 
+@lru_cache(_ROLES)
+def _rights_of(rules: tuple[PolicyRule, ...]) -> RoleRights:
+    """Many roles have the same rules, and most of them still have them when RBAC has changed."""
+    return RoleRights(rules)
+
+
 @dataclass(frozen=True, slots=True)
 class RightsTotal:
     """Rights of a user, a group or a binding in numbers.
@@ -133,7 +139,7 @@ class RightIndex:
         """The rights of a role; None if the log did not say what they are."""
         if key not in self._roles:
             rules = self.rbac.rules(key)
-            self._roles[key] = None if rules is None else RoleRights(rules)
+            self._roles[key] = None if rules is None else _rights_of(rules)
         return self._roles[key]
 
     def members(self, group: str) -> Sequence[str]:

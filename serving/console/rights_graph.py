@@ -14,7 +14,7 @@ from detection.authorization.rbac import SERVICE_ACCOUNT
 from serving.console.graph import curve, fit
 from serving.console.render import count, visible
 
-_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 232, 44, 64, 10, 16
+_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 256, 44, 56, 10, 16
 #: Boxes of one step, and users that are drawn each as a box of their own.
 _MOST, _APART = 9, 2
 _LETTER, _SMALL_LETTER = 7.4, 5.9
