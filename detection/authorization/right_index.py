@@ -54,6 +54,11 @@ class RoleRights:
         return sum(map(bool, self.risks))
 
     @cached_property
+    def kinds_of_risk(self) -> dict[str, None]:
+        """What its rights lead to, each once."""
+        return dict.fromkeys(filter(None, self.risks))
+
+    @cached_property
     def boundless(self) -> bool:
         """Whether a wildcard is among them."""
         return any(ALL in (*one.verbs, *one.groups, *one.resources, *one.paths) for one in self.rights)
@@ -182,10 +187,15 @@ class RightIndex:
             by = self.uses_by(grant, users) if users else ()
             granted += len(role.rights)
             used += len(by)
-            if role.risky:
-                unused = [risk for number, risk in enumerate(role.risks) if risk and number not in by]
-                risky_unused += len(unused)
-                risks.update(dict.fromkeys(unused))
+            if not role.risky:
+                continue
+            if not by:
+                risky_unused += role.risky
+                risks.update(role.kinds_of_risk)
+                continue
+            unused = [risk for number, risk in enumerate(role.risks) if risk and number not in by]
+            risky_unused += len(unused)
+            risks.update(dict.fromkeys(unused))
         return RightsTotal(granted, used, risky_unused, tuple(risks), unknown)
 
     def total_of_user(self, user: str, groups: tuple[str, ...]) -> RightsTotal:

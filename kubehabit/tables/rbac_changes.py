@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from detection.authorization.escalation import ADMIN, EscalationStep, Identity, subjects_who_may
+from detection.authorization.escalation import ADMIN, EscalationStep, Identity
 from detection.authorization.least_privilege import WhatIf
 from detection.authorization.rbac import Rbac
 from detection.authorization.requests import AccessRequest
+from detection.authorization.subjects import subjects_who_may
 from kubehabit.tables.screen import heading, line, new_table
 
 _Object = dict[str, Any]

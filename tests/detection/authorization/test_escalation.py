@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.authorization.authorizer import Authorizer
-from detection.authorization.escalation import ADMIN, NODE, Escalation, Identity, subjects_who_may
+from detection.authorization.escalation import ADMIN, NODE, Escalation, Identity
 from detection.authorization.escalation_check import may_bind, may_write_role
 from detection.authorization.files import read_rbac
 from detection.authorization.powers import powers_of
 from detection.authorization.rbac import API_GROUP, ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
 from detection.authorization.rules import PolicyRule
+from detection.authorization.subjects import subjects_who_may
 from tests.detection.authorization.test_rbac import RECORDINGS
 
 _ME = "system:serviceaccount:lab:me"
