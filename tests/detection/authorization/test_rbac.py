@@ -481,6 +481,47 @@ def test_names_are_asked_for_where_the_right_can_be_given_by_name() -> None:
     }
 
 
+_NODES = [("get", "", "nodes", "", "node1"), ("get", "", "nodes", "", "node2")]
+_GET = ("get",)
+
+
+@pytest.mark.parametrize(
+    ("requests", "by_name", "expected"),
+    [
+        ([("get", "/foo")], True, {"": {PolicyRule(_GET, paths=("/foo",))}}),
+        (
+            *([("get", "", "nodes", "", "n"), ("get", "storage.k8s.io", "storageclasses", "", "s")], True),
+            {
+                "": {
+                    PolicyRule(_GET, ("",), ("nodes",), ("n",)),
+                    PolicyRule(_GET, ("storage.k8s.io",), ("storageclasses",), ("s",)),
+                }
+            },
+        ),
+        (_NODES, True, {"": {PolicyRule(_GET, ("",), ("nodes",), ("node1", "node2"))}}),
+        (_NODES, False, {"": {PolicyRule(_GET, ("",), ("nodes",))}}),
+        (
+            *([("get", "", "configmaps", "ns1", "c"), ("get", "", "pods", "ns2", "p")], True),
+            {
+                "ns1": {PolicyRule(_GET, ("",), ("configmaps",), ("c",))},
+                "ns2": {PolicyRule(_GET, ("",), ("pods",), ("p",))},
+            },
+        ),
+        ([], True, {}),
+    ],
+)
+def test_the_smallest_roles_are_those_that_audit2rbac_expects(
+    requests: list[tuple[str, ...]], by_name: bool, expected: dict[str, set[PolicyRule]]
+) -> None:
+    """From `process_test.go`, but for what widens a role beyond what was used, which ours never does."""
+    usage = UserUsage()
+    for verb, *what in requests:
+        group, resource, namespace, name = what if len(what) == 4 else ("", "", "", "")
+        path = what[0] if len(what) == 1 else None
+        usage.add(AccessRequest(verb, path, group, resource, "", namespace, name), "2026-11-24T10:00:00Z")
+    assert {place: set(rules) for place, rules in minimal_rules(usage, by_name=by_name).items()} == expected
+
+
 def test_rights_that_were_never_used_and_lead_further_come_first(recorded: list[AuditEvent]) -> None:
     rbac, _ = read_rbac(RECORDINGS / "rbac.json.gz")
     usage = count_usage(recorded)
