@@ -27,7 +27,7 @@ from detection.authorization.rbac import SERVICE_ACCOUNT, BindingGrant, ObjectKe
 from detection.authorization.rules import ALL, PolicyRule
 
 
-class Identity(NamedTuple):
+class RightsHolder(NamedTuple):
     """Whose rights they are.
 
     Attributes:
@@ -40,9 +40,9 @@ class Identity(NamedTuple):
 
 
 #: The end of every path: everything is allowed here.
-ADMIN = Identity("everything", "cluster-admin")
+ADMIN = RightsHolder("everything", "cluster-admin")
 #: A node of the cluster: an attacker on it has what its pods have.
-NODE = Identity("node", "any node")
+NODE = RightsHolder("node", "any node")
 _NODES_GROUP = "system:nodes"
 #: It is in every cluster, and may be missing in a snapshot.
 _ADMIN_ROLE = ObjectKey("clusterroles", "", "cluster-admin")
@@ -65,8 +65,8 @@ class EscalationStep:
         technique: ATT&CK technique.
     """
 
-    start: Identity
-    end: Identity
+    start: RightsHolder
+    end: RightsHolder
     how: str
     grant: BindingGrant | None
     technique: str
@@ -152,9 +152,9 @@ class Escalation:
             if user.startswith(SERVICE_ACCOUNT):
                 namespace = user.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
                 self._accounts.setdefault(namespace, []).append(user)
-        self._of_role: dict[Identity, list[BindingGrant]] = {}
+        self._of_role: dict[RightsHolder, list[BindingGrant]] = {}
         self._power_cache: dict[ObjectKey, Mapping[str, Names]] = {}
-        self._leads: dict[Identity, list[EscalationStep]] = {}
+        self._leads: dict[RightsHolder, list[EscalationStep]] = {}
 
     def groups_of(self, user: str) -> tuple[str, ...]:
         """Groups that every such user has."""
@@ -165,34 +165,34 @@ class Escalation:
 
     def steps(self, user: str, groups: tuple[str, ...]) -> Iterator[EscalationStep]:
         """Every step of a user with its groups, the most powerful first."""
-        me = Identity("user", user)
+        me = RightsHolder("user", user)
         for lead in self._find(me, self._granting(user, groups), groups):
             yield from self._spread(lead, me)
 
     def paths(
         self, user: str, groups: tuple[str, ...], *, most: int = 4
-    ) -> dict[Identity, list[EscalationStep]]:
+    ) -> dict[RightsHolder, list[EscalationStep]]:
         """The shortest path from a user to everybody whom it can become in at most `most` steps."""
-        me = Identity("user", user)
+        me = RightsHolder("user", user)
         return self._paths(me, self._find(me, self._granting(user, groups), groups), most)
 
-    def paths_of_group(self, group: str, *, most: int = 4) -> dict[Identity, list[EscalationStep]]:
+    def paths_of_group(self, group: str, *, most: int = 4) -> dict[RightsHolder, list[EscalationStep]]:
         """As `paths`, for whatever is a member of a group and of no other."""
-        me = Identity("group", group)
+        me = RightsHolder("group", group)
         return self._paths(me, self._leads_of(me), most)
 
     def _paths(
-        self, me: Identity, first: Sequence[EscalationStep], most: int
-    ) -> dict[Identity, list[EscalationStep]]:
-        found: dict[Identity, list[EscalationStep]] = {}
-        spread: set[Identity] = set()
+        self, me: RightsHolder, first: Sequence[EscalationStep], most: int
+    ) -> dict[RightsHolder, list[EscalationStep]]:
+        found: dict[RightsHolder, list[EscalationStep]] = {}
+        spread: set[RightsHolder] = set()
         waiting = deque([(me, first, list[EscalationStep]())])
         while waiting:
             here, leads, path = waiting.popleft()
             for lead in leads:
                 if lead.end.kind == "accounts":
                     # All of them were found by a shorter path, or by one of this length.
-                    if lead.end in spread or Identity("accounts", "") in spread:
+                    if lead.end in spread or RightsHolder("accounts", "") in spread:
                         continue
                     spread.add(lead.end)
                 for step in self._spread(lead, here):
@@ -204,16 +204,16 @@ class Escalation:
         return found
 
     @cached_property
-    def steps_to_admin(self) -> dict[Identity, int]:
+    def steps_to_admin(self) -> dict[RightsHolder, int]:
         """Of every user and group that can come to everything, in how many steps; users with the groups that all such have."""
         return {one: number for one, number in self._steps.items() if one.kind in ("user", "group")}
 
     @cached_property
-    def _steps(self) -> dict[Identity, int]:
+    def _steps(self) -> dict[RightsHolder, int]:
         """As `steps_to_admin`, of every identity; of the accounts of a namespace that of the nearest."""
-        back: dict[Identity, set[Identity]] = defaultdict(set)
-        waiting = [Identity("user", one) for one in self.users] + [
-            Identity("group", one) for one in self.groups
+        back: dict[RightsHolder, set[RightsHolder]] = defaultdict(set)
+        waiting = [RightsHolder("user", one) for one in self.users] + [
+            RightsHolder("group", one) for one in self.groups
         ]
         seen = set(waiting)
         for one in waiting:  # grows while it is walked
@@ -229,7 +229,7 @@ class Escalation:
             ends = [here]
             if here.kind == "user" and here.name.startswith(SERVICE_ACCOUNT):
                 namespace = here.name.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
-                ends += (Identity("accounts", namespace), Identity("accounts", ""))
+                ends += (RightsHolder("accounts", namespace), RightsHolder("accounts", ""))
             for end in ends:
                 steps.setdefault(end, steps[here])
                 for one in back.pop(end, ()):
@@ -243,11 +243,11 @@ class Escalation:
         binding = self._rbac.bindings.get(key)
         if binding is None or binding.role is None or not self._powers(binding.role):
             return None
-        leads = self._find(Identity("role", str(key)), [BindingGrant(key, binding.role)], ())
+        leads = self._find(RightsHolder("role", str(key)), [BindingGrant(key, binding.role)], ())
         steps = self._steps
         return min((steps[lead.end] + 1 for lead in leads if lead.end in steps), default=None)
 
-    def _spread(self, lead: EscalationStep, source: Identity) -> Iterator[EscalationStep]:
+    def _spread(self, lead: EscalationStep, source: RightsHolder) -> Iterator[EscalationStep]:
         """A step as it is, or one to each service account that it leads to."""
         if lead.end.kind != "accounts":
             yield lead
@@ -255,17 +255,17 @@ class Escalation:
         namespaces = [lead.end.name] if lead.end.name else sorted(self._accounts)
         for namespace in namespaces:
             for account in self._accounts.get(namespace, ()):
-                end = Identity("user", account)
+                end = RightsHolder("user", account)
                 if end != source:
                     yield EscalationStep(source, end, lead.how, lead.grant, lead.technique)
 
-    def _leads_of(self, one: Identity) -> list[EscalationStep]:
+    def _leads_of(self, one: RightsHolder) -> list[EscalationStep]:
         found = self._leads.get(one)
         if found is None:
             found = self._leads[one] = self._find(one, *self._grants_of(one))
         return found
 
-    def _grants_of(self, one: Identity) -> tuple[Sequence[BindingGrant], tuple[str, ...]]:
+    def _grants_of(self, one: RightsHolder) -> tuple[Sequence[BindingGrant], tuple[str, ...]]:
         if one.kind == "user":
             groups = self.groups_of(one.name)
             return self._granting(one.name, groups), groups
@@ -276,32 +276,34 @@ class Escalation:
         return self._of_role.get(one, ()), ()
 
     @cached_property
-    def _powerful(self) -> dict[Identity, list[BindingGrant]]:
+    def _powerful(self) -> dict[RightsHolder, list[BindingGrant]]:
         """Bindings that give a power, by each user and group that they name: most give none."""
-        found: dict[Identity, list[BindingGrant]] = defaultdict(list)
+        found: dict[RightsHolder, list[BindingGrant]] = defaultdict(list)
         for key in sorted(self._rbac.bindings):
             binding = self._rbac.bindings[key]
             if binding.role is not None and self._powers(binding.role):
                 grant = BindingGrant(key, binding.role)
                 for user in binding.users or ():
-                    found[Identity("user", user)].append(grant)
+                    found[RightsHolder("user", user)].append(grant)
                 for group in binding.groups or ():
-                    found[Identity("group", group)].append(grant)
+                    found[RightsHolder("group", group)].append(grant)
         return found
 
     def _granting(self, user: str, groups: Sequence[str]) -> list[BindingGrant]:
         """Bindings by which a user or its groups have a power."""
         none: list[BindingGrant] = []
-        found = self._powerful.get(Identity("user", user), none) if user else none
-        of_groups = [one for group in groups for one in self._powerful.get(Identity("group", group), none)]
+        found = self._powerful.get(RightsHolder("user", user), none) if user else none
+        of_groups = [
+            one for group in groups for one in self._powerful.get(RightsHolder("group", group), none)
+        ]
         return list(dict.fromkeys((*found, *of_groups))) if of_groups else found
 
     def _find(
-        self, me: Identity, grants: Sequence[BindingGrant], groups: tuple[str, ...]
+        self, me: RightsHolder, grants: Sequence[BindingGrant], groups: tuple[str, ...]
     ) -> list[EscalationStep]:
         """Steps by some bindings that give powers; those to service accounts by namespace."""
         if me.kind == "node":
-            accounts = [Identity("user", one) for one in self._on_nodes]
+            accounts = [RightsHolder("user", one) for one in self._on_nodes]
             how = "reads the token of a pod that runs on it"
             found = [EscalationStep(me, one, how, None, "T1552.007") for one in accounts]
         else:
@@ -325,7 +327,7 @@ class Escalation:
             found += _to_nodes(me, held)
         return found
 
-    def _to_admin(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _to_admin(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         if grant := held.any("reach kubelets"):
             how = "runs commands in any pod through a kubelet (nodes/proxy)"
             yield EscalationStep(me, ADMIN, how, grant, "T1611")
@@ -338,7 +340,7 @@ class Escalation:
 
     # -- roles and bindings ----------------------------------------------------------------------------------------
 
-    def _by_binding(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _by_binding(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         """To bind takes the verb on the role in the namespace of the binding, and a write of the binding."""
         yield from self._bound_by(me, held, "clusterrolebindings", "clusterroles", "")
         for of in ("clusterroles", "roles"):
@@ -346,7 +348,7 @@ class Escalation:
                 yield from self._bound_by(me, held, "rolebindings", of, where)
 
     def _bound_by(
-        self, me: Identity, held: _Held, kind: str, of: str, where: str
+        self, me: RightsHolder, held: _Held, kind: str, of: str, where: str
     ) -> Iterator[EscalationStep]:
         bindings = held.all(f"bind {of}", where)
         if not bindings:
@@ -391,19 +393,19 @@ class Escalation:
         ]
         return [*found, _ADMIN_ROLE] if resource == "clusterroles" else found
 
-    def _rights(self, role: ObjectKey, namespace: str | None, is_all: bool) -> Identity:
+    def _rights(self, role: ObjectKey, namespace: str | None, is_all: bool) -> RightsHolder:
         """The rights that a role gives where it is bound, as an identity; None stands for a binding of the whole cluster."""
         name = "everything" if is_all else str(role)
         if namespace is None:
-            found, key = Identity("role", name), ObjectKey("clusterrolebindings", "", "new")
+            found, key = RightsHolder("role", name), ObjectKey("clusterrolebindings", "", "new")
         elif namespace in _EVERYWHERE:
             found, key = (
-                Identity("role", f"{name} in every namespace"),
+                RightsHolder("role", f"{name} in every namespace"),
                 ObjectKey("rolebindings", _EVERY, "new"),
             )
         else:
             found, key = (
-                Identity("role", f"{name} in {namespace}"),
+                RightsHolder("role", f"{name} in {namespace}"),
                 ObjectKey("rolebindings", namespace, "new"),
             )
         self._of_role[found] = [BindingGrant(key, role)]
@@ -416,7 +418,9 @@ class Escalation:
             found = self._power_cache[role] = powers_of(rules or ())
         return found
 
-    def _by_rewriting(self, me: Identity, held: _Held, groups: tuple[str, ...]) -> Iterator[EscalationStep]:
+    def _by_rewriting(
+        self, me: RightsHolder, held: _Held, groups: tuple[str, ...]
+    ) -> Iterator[EscalationStep]:
         """To widen a role takes `escalate` and a change of it; that gives something to who has the role."""
         user = me.name if me.kind == "user" else ""
         for grant in dict.fromkeys((*held.grants, *self._rbac.all_bindings_of(user, groups))):
@@ -439,7 +443,7 @@ class Escalation:
 
     # -- whom it can act as ----------------------------------------------------------------------------------------
 
-    def _as_people(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _as_people(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         # Groups are only taken over together with a user or an account.
         groups = (
             held.all("act as group", "") if held.all("act as user", "") or held.all("act as account") else []
@@ -453,7 +457,7 @@ class Escalation:
         ):
             for name in names if powers else ():
                 grant = next((one.grant for one in powers if _for(one.names, name)), None)
-                end = Identity("user" if kind == "user" else "group", name)
+                end = RightsHolder("user" if kind == "user" else "group", name)
                 if (
                     grant is not None
                     and end != me
@@ -461,7 +465,7 @@ class Escalation:
                 ):
                     yield EscalationStep(me, end, "acts as it (impersonate)", grant, "T1078")
 
-    def _to_accounts(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _to_accounts(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         taken: set[str] = set()
         for way in ACCOUNT_WAYS:
             for power in held.all(way.power) if way.power in held else ():
@@ -471,22 +475,22 @@ class Escalation:
                     yield from self._to_named(me, way, power, namespace)
                 elif namespace not in taken and "" not in taken:
                     taken.add(namespace)
-                    end = Identity("accounts", namespace)
+                    end = RightsHolder("accounts", namespace)
                     yield EscalationStep(me, end, way.how, power.grant, way.technique)
 
     def _to_named(
-        self, me: Identity, way: AccountWay, power: _Power, namespace: str
+        self, me: RightsHolder, way: AccountWay, power: _Power, namespace: str
     ) -> Iterator[EscalationStep]:
         if not way.by_name or power.names is None:
             return
         for place in [namespace] if namespace else sorted(self._accounts):
             for name in sorted(power.names):
-                end = Identity("user", f"{SERVICE_ACCOUNT}{place}:{name}")
+                end = RightsHolder("user", f"{SERVICE_ACCOUNT}{place}:{name}")
                 if end.name in self._accounts.get(place, ()) and end != me:
                     yield EscalationStep(me, end, way.how, power.grant, way.technique)
 
 
-def _to_nodes(me: Identity, held: _Held) -> Iterator[EscalationStep]:
+def _to_nodes(me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
     for way in NODE_WAYS:
         for power in held.all(way) if way in held else ():
             if power.names is None:
