@@ -48,12 +48,13 @@ class Rules:
         steps = [*self._lexicon.always, *(check for rule in rules for check in rule.checks)]
         found = self._filled(alert, alert.headline, steps)
         others = {action.description: action for action in sorted(alert.actions, key=lambda one: one.weight)}
-        commands = {one.command for one in found} | {None}
+        known = {one.command or one.text for one in found}
         for action in sorted(others.values(), key=lambda one: one.weight, reverse=True)[:_CONTAINED]:
             steps = [check for rule in self._matching(alert, action) for check in rule.checks]
             for one in self._filled(alert, action, (check for check in steps if check.kind == "contain")):
-                if one.command not in commands:
-                    commands.add(one.command)
+                # Also where only waiting or a new key helps: a thief's worst action need not be the first with a stolen token.
+                if (one.command or one.text) not in known:
+                    known.add(one.command or one.text)
                     found.append(one)
         return found
 
