@@ -1,8 +1,8 @@
 """Feeds mutated real events to the readers (decoders, formats, document splitter) and the encoder, and watches the memory.
 
-With `--wrapped` only such events as are wrapped or packed, and only what files and bodies are read with. With `--report` the
-figures of each piece of 50,000 mutations are kept, and a run that was ended goes on with the pieces that are missing.
-`python -m benchmarks.fuzz` lets coverage guide the search, and fuzzes more than the readers.
+With `--report` the figures of each piece of 50,000 mutations are kept, and a run that was ended goes on with the pieces that are
+missing. `python -m benchmarks.fuzz` lets coverage guide the search, and fuzzes more than the readers; `benchmarks.fuzz_wrapped`
+and `fuzz_events` put hundreds of mutations into one body.
 """
 
 from __future__ import annotations
@@ -60,14 +60,9 @@ _TOKENS = [
 
 
 class Target:
-    """Feeds one input to all readers and checks what must always hold.
+    """Feeds one input to all readers and checks what must always hold."""
 
-    Args:
-        only_logs: leave out the readers of lines and of documents by themselves, which the reader of logs calls.
-    """
-
-    def __init__(self, *, only_logs: bool = False) -> None:
-        self._only_logs = only_logs
+    def __init__(self) -> None:
         self.inputs = 0
         self.events = 0
         self.dead = 0
@@ -77,8 +72,8 @@ class Target:
     def __call__(self, data: bytes) -> None:
         """Raises whatever a reader raises that it must not, and AssertionError if a record got lost."""
         begin = time.process_time()
-        decoded = self._read_alike(data) if self._only_logs else self._read_apart(data)
-        if not self._only_logs and self.inputs % _READ_ALIKE == 0:  # which takes as long as all the rest
+        decoded = self._read_apart(data)
+        if self.inputs % _READ_ALIKE == 0:  # which takes as long as all the rest
             self._read_alike(data)
         batch = self._encoder.encode(decoded.events)
         assert len(batch) + len(batch.folded) == len(decoded.events)
@@ -323,16 +318,10 @@ def seeds(count: int) -> list[bytes]:
     return [*lines, *(seed for events in few for seed in [*envelopes(events), *wrapped(events)])]
 
 
-def wrapped_seeds() -> list[bytes]:
-    """Real events in every wrapper and packing, each as often as any other."""
-    plain = [json.loads(line) for line in islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), 600)]
-    return [seed for i in range(0, len(plain), 20) for seed in wrapped(plain[i : i + 2])]
-
-
-def mutations(count: int, seed: int, *, only_wrapped: bool = False) -> Iterator[bytes]:
+def mutations(count: int, seed: int) -> Iterator[bytes]:
     """Mutated seeds, the same for the same `seed`."""
     chance = random.Random(seed)
-    pool = wrapped_seeds() if only_wrapped else seeds(20_000 if count > 100_000 else 2_000)
+    pool = seeds(20_000 if count > 100_000 else 2_000)
     for _ in range(count):
         yield mutate(chance.choice(pool), chance, pool)
 
@@ -349,12 +338,10 @@ def resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_mutations(
-    count: int, seed: int, say: Callable[[str], None], *, only_wrapped: bool = False
-) -> dict[str, float]:
+def run_mutations(count: int, seed: int, say: Callable[[str], None]) -> dict[str, float]:
     """Feed mutated real events; returns executions, crashes, slowest input in seconds, and growth of memory in MB."""
-    target, crashes, settled, begin = Target(only_logs=only_wrapped), 0, 0.0, time.monotonic()
-    for number, data in enumerate(mutations(count, seed, only_wrapped=only_wrapped), 1):
+    target, crashes, settled, begin = Target(), 0, 0.0, time.monotonic()
+    for number, data in enumerate(mutations(count, seed), 1):
         try:
             target(data)
         except Exception as error:
@@ -377,17 +364,15 @@ def run_mutations(
     }
 
 
-def run_pieces(
-    count: int, seed: int, say: Callable[[str], None], report: Path, *, only_wrapped: bool = False
-) -> dict[str, float]:
+def run_pieces(count: int, seed: int, say: Callable[[str], None], report: Path) -> dict[str, float]:
     """As `run_mutations`, a piece with its own seed at a time; `report` holds the figures of those that are done."""
     done: dict[str, dict[str, float]] = json.loads(report.read_text()) if report.exists() else {}
     for number in range(-(-count // PIECE)):
-        name = f"{'wrapped' if only_wrapped else 'all'} {seed + number}"
+        name = f"all {seed + number}"
         if name in done:
             continue
         size = min(PIECE, count - number * PIECE)
-        done[name] = run_mutations(size, seed + number, say, only_wrapped=only_wrapped)
+        done[name] = run_mutations(size, seed + number, say)
         draft = report.with_name(f"{report.name}.part")
         draft.write_text(json.dumps(done, indent=1))
         draft.replace(report)
@@ -401,7 +386,6 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=1_000_000, help="how many mutated real events")
-    parser.add_argument("--wrapped", action="store_true", help="mutate only what is wrapped or packed")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations")
     parser.add_argument(
         "--report", type=Path, help="file with the figures of pieces; goes on with those missing"
@@ -412,7 +396,7 @@ def main() -> None:
         print(text, flush=True)
 
     run = run_mutations if options.report is None else partial(run_pieces, report=options.report)
-    figures = run(options.mutations, options.seed, say, only_wrapped=options.wrapped)
+    figures = run(options.mutations, options.seed, say)
     print(json.dumps(figures))
     sys.exit(bool(figures["crashes"]))
 

@@ -28,11 +28,16 @@ PARTS = (
     "habits",
     "sensitivity",
     "calibration",
+    "flags and probation",
+    "rules",
+    "context",
     "explain",
     "results",
     "store",
     "rest of the engine",
 )
+#: What changes and reads the counts of habits.
+_OF_HABITS = ("observe_own", "observe_shared", "unobserve_own", "unobserve_shared", "withdraw", "grant")
 
 
 class Clock:
@@ -74,9 +79,11 @@ def timed_methods() -> list[tuple[type, str, str]]:
     from detection.calibration import Calibration
     from detection.detector import Detector
     from detection.evidence import Accumulator
+    from detection.judging import ActionJudge
     from detection.novelty import HabitTable
     from detection.reconstruction import Reconstruction
     from detection.windows import Windows
+    from serving.incidents.context import ContextTracker
     from serving.scoring.alert_writer import AlertWriter
     from serving.scoring.engine import Engine
 
@@ -85,7 +92,7 @@ def timed_methods() -> list[tuple[type, str, str]]:
         (Vocabulary, "encode", "encode"),
         (Windows, "cut", "windows"),
         (Reconstruction, "nll", "reconstruct"),
-        (HabitTable, "observe", "habits"),
+        *((HabitTable, name, "habits") for name in _OF_HABITS),
         (Sensitivity, "levels", "sensitivity"),
         (Calibration, "weigh", "calibration"),
         (Calibration, "thresholds", "calibration"),
@@ -93,6 +100,9 @@ def timed_methods() -> list[tuple[type, str, str]]:
         (Accumulator, "add_until_flagged", "calibration"),
         (Reconstruction, "log_probs", "explain"),
         (Detector, "_explain", "explain"),
+        (ActionJudge, "judge", "flags and probation"),
+        (Engine, "_rule_hits", "rules"),
+        (ContextTracker, "observe", "context"),
         (Engine, "_record", "results"),
         (Engine, "_flagged", "results"),
         (AlertWriter, "save", "store"),

@@ -10,7 +10,10 @@ import json
 import lzma
 import tarfile
 import zipfile
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import zstandard
 
 _TIME = "2026-01-05T09:30:00.123456789Z"
 
@@ -95,14 +98,87 @@ def wrapped(events: list[dict[str, Any]]) -> list[bytes]:
 
 def _packed(log: bytes) -> list[bytes]:
     """A log in each packing and encoding."""
-    tar, zipped = io.BytesIO(), io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name, content in (("a.log", log), ("b.log.gz", gzip.compress(log, mtime=0))):
+    text = log.decode()
+    encoded = [text.encode(name) for name in ("utf-8-sig", "utf-16", "utf-16-be")]
+    archives = [tar_of([("a.log", log), ("b.log.gz", gzip.compress(log, mtime=0))]), zip_of([("a.log", log)])]
+    return [bz2.compress(log), lzma.compress(log), *archives, *encoded]
+
+
+def tar_of(members: Sequence[tuple[str, bytes]]) -> bytes:
+    """A tar archive of (name, content)."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as folder:
-        folder.writestr(zipfile.ZipInfo("a.log"), log, zipfile.ZIP_DEFLATED)
-    text = log.decode()
-    encoded = [text.encode(name) for name in ("utf-8-sig", "utf-16", "utf-16-be")]
-    return [bz2.compress(log), lzma.compress(log), tar.getvalue(), zipped.getvalue(), *encoded]
+    return made.getvalue()
+
+
+def zip_of(members: Sequence[tuple[str, bytes]]) -> bytes:
+    """A zip archive of (name, content)."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
+    return made.getvalue()
+
+
+#: Name -> what packs a log, quickly. A log that is not UTF-8 has no other encoding.
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda log: gzip.compress(log, 1, mtime=0),
+    "zstd": zstandard.ZstdCompressor(level=1).compress,
+    "bzip2": lambda log: bz2.compress(log, 1),
+    "xz": lambda log: lzma.compress(log, preset=0),
+    "tar": lambda log: tar_of([("a.log", log)]),
+    "zip": lambda log: zip_of([("a.log", log)]),
+    "zstd in gzip": lambda log: gzip.compress(zstandard.compress(log, 1), 1, mtime=0),
+    "utf-8 with a mark": lambda log: log.decode().encode("utf-8-sig"),
+    "utf-16": lambda log: log.decode().encode("utf-16"),
+    "utf-16-be": lambda log: log.decode().encode("utf-16-be"),
+}
+
+
+def _cloudwatch(texts: Sequence[str]) -> dict[str, Any]:
+    group = {"messageType": "DATA_MESSAGE", "owner": "1", "logGroup": "/aws/eks/c/cluster"}
+    stream = {"logStream": "kube-apiserver-audit-1"}
+    return {**group, **stream, "logEvents": [{"id": "1", "timestamp": 1, "message": text} for text in texts]}
+
+
+def _log_records(texts: Sequence[str]) -> dict[str, Any]:
+    return {"scopeLogs": [{"logRecords": [{"body": {"stringValue": text}} for text in texts]}]}
+
+
+#: Name -> one document around the texts of any number of records, each of which it holds as a text.
+CONTAINERS: dict[str, Callable[[Sequence[str]], bytes]] = {
+    "CloudWatch": lambda texts: _text(_cloudwatch(texts)).encode(),
+    "CloudWatch, packed": lambda texts: _text(
+        {"awslogs": {"data": _base64(gzip.compress(_text(_cloudwatch(texts)).encode(), 1, mtime=0))}}
+    ).encode(),
+    "Azure": lambda texts: _text(
+        {"records": [{"category": "kube-audit", "resourceId": "/a", "properties": {"log": text}} for text in texts]}
+    ).encode(),
+    "Azure, indented": lambda texts: json.dumps(
+        {"records": [{"category": "kube-audit", "resourceId": "/a", "properties": {"log": text}} for text in texts]},
+        indent=1,
+    ).encode(),
+    "Elastic": lambda texts: _text(
+        {"took": 1, "hits": {"hits": [{"_source": {"event": {"original": text}}} for text in texts]}}
+    ).encode(),
+    "Loki": lambda texts: _text(
+        {"streams": [{"stream": {"a": "b"}, "values": [["1", text] for text in texts]}]}
+    ).encode(),
+    "OTLP": lambda texts: _text({"resourceLogs": [_log_records(texts)]}).encode(),
+    "CloudWatch Insights": lambda texts: _text(
+        {"results": [[{"field": "@message", "value": text}] for text in texts]}
+    ).encode(),
+    "Log Analytics": lambda texts: _text(
+        {"tables": [{"columns": [{"name": "Category"}, {"name": "log_s"}], "rows": [["a", text] for text in texts]}]}
+    ).encode(),
+    "Kinesis": lambda texts: _text(
+        {"Records": [{"Data": _base64(text.encode("utf-8", "surrogatepass")), "PartitionKey": "p"} for text in texts]}
+    ).encode(),
+    "Kafka": lambda texts: _text({"records": {"t-0": [{"value": text} for text in texts]}}).encode(),
+    "Docker": lambda texts: _lines([{"log": text + "\n", "stream": "stdout", "time": _TIME} for text in texts]),
+    "a list": lambda texts: _text([{"message": _text({"log": text})} for text in texts]).encode(),
+}  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
@@ -87,6 +87,7 @@ _SETTLED = 10
 
 #: What less than one in so many members of a peer group did is no common habit of theirs.
 _OF_FEW = 3
+_CONTROLLERS = CLASSES.index("controllers")
 #: Least sensitivity at which a newcomer is held to what most of its peers do.
 _HARMFUL = LEVELS.index("medium")
 
@@ -96,10 +97,10 @@ def acts_for_others(
 ) -> npt.NDArray[np.bool_]:
     """Actions that carry out what another principal asked for, bool [N]: all of controllers, known owner or not."""
     owned = tokens[:, FIELDS.index("owner")] != vocabulary.token("owner", NOBODY)
-    return np.asarray(owned | (np.asarray(kinds, object) == "controller"))
+    return np.asarray(owned | (classes_of(kinds) == _CONTROLLERS))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ActionFeatures:
     """What is known of N actions before they are judged.
 
@@ -109,7 +110,7 @@ class ActionFeatures:
         actions: int64 [N], earlier actions of the principal.
         resource: int64 [N], token of the resource.
         for_others: bool [N], whether it carries out what another principal asked for.
-        sensitivity: int8 [N], level in data.actions.sensitivity.LEVELS.
+        sensitivity: int8 [N], level in data.actions.sensitivity.LEVELS, or HARMLESS.
     """
 
     principals: Sequence[str]
@@ -161,17 +162,17 @@ class ActionFeatures:
         kinds = arrays.pop(0)
         return cls([*chain(*names)], [*chain(*kinds)], *map(np.concatenate, arrays))
 
-    @property
+    @cached_property
     def classes(self) -> Ints:
         """Index into CLASSES, int64 [N]."""
         return classes_of(self.kinds)
 
-    @property
+    @cached_property
     def machinery(self) -> npt.NDArray[np.bool_]:
         """Which are by the cluster's own machinery, bool [N]."""
         return is_machinery(self.classes)
 
-    @property
+    @cached_property
     def root(self) -> Levels:
         """Novelty that is news of the principal and follows from nothing broader, int8 [N, attributes]."""
         return roots(counted_levels(self.levels, self.actions, self.machinery, self.for_others))
@@ -318,7 +319,9 @@ class Calibration:
         session, deed = self.rarity.parts(classes, features.resource, root, features.principals)
         novelty = session + deed
         error = self.evidence(self.error(nll, features), features.principals, features.kinds)
-        weight = np.asarray(self.sensitivity_weights)[features.sensitivity]
+        weight = np.asarray((*self.sensitivity_weights, 0.0))[
+            features.sensitivity
+        ]  # the last is that of HARMLESS
         new, wrong = novelty * weight, error * weight
         wrong = np.where(is_machinery(classes) & (new <= 0), 0.0, wrong)
         new, wrong = np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
@@ -344,11 +347,7 @@ class Calibration:
         Args:
             sums: float64 [N, horizons], from `detection.evidence.Accumulator`.
         """
-        limits = self.thresholds(kinds)
-        if not len(sums):
-            return np.empty(0), np.empty(0)
-        rows, at = np.arange(len(sums)), (sums / limits).argmax(axis=1)
-        return sums[rows, at], limits[rows, at]
+        return stand_out(sums, self.thresholds(kinds))
 
     def evidence(self, statistic: Floats, principals: Sequence[str], kinds: Sequence[str]) -> Floats:
         """-log10 of the p-value of each statistic under its principal's tail, float64 [N].
@@ -392,3 +391,15 @@ class Calibration:
             left_out=saved.get("left_out"),
             **tuples,
         )
+
+
+def stand_out(sums: Floats, limits: Floats) -> tuple[Floats, Floats]:
+    """Evidence and threshold of each action at the horizon where it stands out most, float64 [N] each.
+
+    Args:
+        sums, limits: float64 [N, horizons], evidence and that at which it is flagged.
+    """
+    if not len(sums):
+        return np.empty(0), np.empty(0)
+    rows, at = np.arange(len(sums)), (sums / limits).argmax(axis=1)
+    return sums[rows, at], limits[rows, at]

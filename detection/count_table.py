@@ -92,8 +92,11 @@ class CountTable:
 
     def subtract(self, keys: Keys) -> None:
         """Undo `add`: count each key once less, and remove the entries that come to nothing."""
-        distinct, times = np.unique(np.clip(keys, _LEAST_KEY, _GREATEST_KEY), return_counts=True)
-        at, found = self._find(distinct)
+        if not len(keys):
+            return
+        ordered = np.sort(np.clip(keys, _LEAST_KEY, _GREATEST_KEY))
+        begins, times = runs(ordered)
+        at, found = self._find(ordered[begins])
         at, left = at[found], self._counts[at[found]].astype(np.int64) - times[found]
         self._counts[at] = np.maximum(left, 0)
         self._remove(at[left <= 0])

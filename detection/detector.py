@@ -229,6 +229,7 @@ class Detector:
         *,
         threads: int = 1,
         model: Model | None = None,
+        newest: NewestOnnxModel | None = None,
         cached_windows: int = 0,
         warm: bool = True,
         folder: StageFolder | None = None,
@@ -239,13 +240,13 @@ class Detector:
         Args:
             threads: of onnxruntime.
             model: in place of the bundle's graph.
+            newest: in place of the bundle's graph for the newest action; with `model`, another detector's sessions are shared.
             cached_windows: capacity of the cache of reconstruction errors; 0 for none.
             warm: load the context of all principals now; else call `warm` before they act.
             folder: memory of requests; give one with a key to continue it in another process.
             probation_days: further days on which what was flagged must be done to become a habit without a verdict.
         """
         self.bundle = bundle
-        newest = None
         if model is None and bundle.newest_path is not None:
             newest = NewestOnnxModel(str(bundle.newest_path), threads)
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
@@ -385,7 +386,7 @@ class Detector:
             evidence=evidence,
             threshold=threshold,
             flagged=flagged,
-            sensitivity=sensitivity,
+            sensitivity=np.maximum(sensitivity, 0),
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
@@ -515,7 +516,10 @@ class Detector:
             name = FIELDS[index]
             expected, of_peers = (self._best(name, index, one) for one in log_probs)
             fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
-        why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
+        rules = self.bundle.sensitivity
+        level, why = rules.look_up(tuple(values[name] for name in Sensitivity.FIELDS))
+        if (own := rules.own_work) is not None and own.level < level and row in batch.own_work:
+            why = own.why
         return Explanation(fields, habits, values, why)
 
 

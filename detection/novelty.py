@@ -112,6 +112,13 @@ class HabitTable:
         Args:
             held: bool [N, attributes], attributes that are looked up but not counted; None for none.
         """
+        own, actions = self.observe_own(attributes, principal, held)
+        return PriorCounts(own, *self.observe_shared(attributes, group, own, held), actions)
+
+    def observe_own(
+        self, attributes: Hashes, principal: Hashes, held: Flags | None = None
+    ) -> tuple[Ints, Ints]:
+        """As `observe`, for the counts of the principals themselves alone: `own` and `actions`."""
         rows, width = attributes.shape
         keys = self._own_keys(attributes, principal).ravel()
         owners = np.repeat(self._owner_codes(principal), width + 1)
@@ -122,6 +129,12 @@ class HabitTable:
             before = np.zeros(len(keys), np.int64)
             before[counted] = self._table.add(keys[counted], owners[counted])
         own, actions = np.split(before.reshape(rows, width + 1), [width], axis=1)
+        return own, actions[:, 0]
+
+    def observe_shared(
+        self, attributes: Hashes, group: Hashes, own: Ints, held: Flags | None = None
+    ) -> tuple[Ints, Ints]:
+        """As `observe`, for what others did alone, given the counts of the principals themselves: `peers` and `anyone`."""
         peers, anyone = np.zeros_like(own), np.zeros_like(own)
         # A principal is counted once with its peers and with everybody: when it does what it never did.
         new = np.nonzero(own == 0)
@@ -132,7 +145,7 @@ class HabitTable:
             peers[new], anyone[new] = np.split(known, 2)
         if self.limit is not None and len(self._table) > self.limit:
             self._table.forget_rare(self.limit - self.limit // 4)
-        return PriorCounts(own, peers, anyone, actions[:, 0])
+        return peers, anyone
 
     def _add_some(self, keys: Hashes, counted: Flags) -> Ints:
         """Count some of the keys once more, in order; the count of each before, those of earlier places included."""
@@ -169,14 +182,20 @@ class HabitTable:
         held: Flags | None = None,
     ) -> None:
         """Undo the last call of `observe`, given its arguments and what it returned, or the last rows of both."""
-        own, shared = (
-            self._own_keys(attributes, principal).ravel(),
-            self._shared_keys(attributes, group, known.own),
-        )
-        if held is not None:
-            own, shared = own[_counted(held)], shared[~np.tile(held[np.nonzero(known.own == 0)], 2)]
-        self._table.subtract(own)
-        self._table.subtract(shared)
+        self.unobserve_own(attributes, principal, held)
+        self.unobserve_shared(attributes, group, known.own, held)
+
+    def unobserve_own(self, attributes: Hashes, principal: Hashes, held: Flags | None = None) -> None:
+        """Undo `observe_own`, also of some of its rows; counts of the same principals in later rows have to be undone as well."""
+        own = self._own_keys(attributes, principal).ravel()
+        self._table.subtract(own if held is None else own[_counted(held)])
+
+    def unobserve_shared(
+        self, attributes: Hashes, group: Hashes, own: Ints, held: Flags | None = None
+    ) -> None:
+        """Undo `observe_shared`, also of some of its rows; later rows that are new in anything have to be undone as well."""
+        shared = self._shared_keys(attributes, group, own)
+        self._table.subtract(shared if held is None else shared[~np.tile(held[np.nonzero(own == 0)], 2)])
 
     def withdraw(self, principal: int, group: int, attributes: Hashes) -> Callable[[], None]:
         """Forget that a principal ever did something, for its peers and everybody as well; returns what undoes that.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import msgspec
@@ -152,6 +152,21 @@ class HeldRows:
     normal: Flags
     crowded: Flags
 
+    @classmethod
+    def nothing(cls, count: int, width: int) -> HeldRows:
+        """Nothing of so many actions with so many attributes."""
+        held, times = np.zeros((count, width), bool), np.zeros((count, width), np.int64)
+        return cls(held, times, *(np.zeros(count, bool) for _ in range(4)))
+
+    def __getitem__(self, rows: Ints | slice) -> HeldRows:
+        """What it says of some of the actions."""
+        return HeldRows(*(getattr(self, one.name)[rows] for one in fields(self)))
+
+    def put(self, rows: Ints | slice, other: HeldRows | None) -> None:
+        """Replace what it says of some of the actions; None for nothing."""
+        for one in fields(self):
+            getattr(self, one.name)[rows] = 0 if other is None else getattr(other, one.name)
+
     @property
     def fresh(self) -> Flags:
         """Which actions have an attribute on probation that is new again, bool [N]."""
@@ -179,6 +194,9 @@ class Probation:
 
     Args:
         days: further days on which something must be done to become a habit although nobody gave a verdict.
+
+    Attributes:
+        lost: how often attributes of all principals were forgotten because there were too many.
     """
 
     def __init__(self, days: int = PROBATION_DAYS) -> None:
@@ -186,6 +204,7 @@ class Probation:
         self._records: dict[str, PrincipalProbation] = {}
         self._holding: set[str] = set()
         self._size = 0
+        self.lost = 0
 
     def __len__(self) -> int:
         """Attributes that are held, of all principals in memory."""
@@ -214,12 +233,7 @@ class Probation:
         rows = [row for row, name in enumerate(names) if name in holding] if holding else []
         if not rows:
             return None
-        count = len(names)
-        found = HeldRows(
-            np.zeros(attributes.shape, bool),
-            np.zeros(attributes.shape, np.int64),
-            *(np.zeros(count, bool) for _ in range(4)),
-        )
+        found = HeldRows.nothing(*attributes.shape)
         for row, hashes in zip(rows, attributes[rows].tolist(), strict=True):
             record, now = self._records[names[row]], int(time[row])
             found.open[row] = abs(now - record.flagged) <= _WINDOW
@@ -393,6 +407,7 @@ class Probation:
             for _, name, key in least:
                 del self._records[name].attributes[key]
             self._size -= len(least)
+            self.lost += 1
 
     # -- what people say ----------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ _CLASS_OF_KIND = {
     "controller": "controllers",
 }
 
+_INDEX_OF_KIND = {kind: CLASSES.index(name) for kind, name in _CLASS_OF_KIND.items()}
+
 #: Attributes of the session rather than of the action. What is new in both is rarer than what is new in either.
 SESSION = ("client", "place")
 _OF_SESSION = np.isin(list(ATTRIBUTES), SESSION)
@@ -38,8 +40,8 @@ _OWN_SHRINKAGE = 50.0
 
 def classes_of(kinds: Sequence[str]) -> Ints:
     """Index into CLASSES of each action's principal, int64 [N]."""
-    index = {kind: CLASSES.index(name) for kind, name in _CLASS_OF_KIND.items()}
-    return np.array([index.get(kind, len(CLASSES) - 1) for kind in kinds], np.int64)
+    known, others = _INDEX_OF_KIND.get, len(CLASSES) - 1
+    return np.array([known(kind, others) for kind in kinds], np.int64)
 
 
 def is_machinery(classes: Ints) -> npt.NDArray[np.bool_]:

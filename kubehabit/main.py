@@ -33,6 +33,7 @@ from kubehabit import (
     tokens,
     train,
     who,
+    worker,
 )
 from kubehabit.options import fail
 
@@ -161,6 +162,7 @@ app.add_typer(models.app)
 app.add_typer(retrain.app)
 app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
+app.add_typer(worker.app)
 app.add_typer(doctor.app)
 app.add_typer(sinks.app)
 app.add_typer(backtest.app)

@@ -128,8 +128,8 @@ def role(
     Next:  `kubehabit rbac whatif audit.log.gz --rbac rbac.json --proposed role.yaml --remove ...`
     """
     from detection.authorization.files import read_rbac
+    from detection.authorization.role_manifest import role_yaml
     from detection.authorization.usage import count_usage
-    from kubehabit.tables.rbac import role_yaml
 
     known, follower = read_rbac(rbac)
     usage = count_usage(following(logs, follower)).get(user)
@@ -223,9 +223,12 @@ def path(user: _User, rbac: _RBAC, group: _Groups = None, as_json: opt.AsJson = 
     """
     from detection.authorization.escalation import Escalation
     from detection.authorization.files import read_rbac
+    from detection.authorization.node_graph import NodeGraph
     from kubehabit.tables.rbac_changes import path_rows, path_screen
 
-    steps = Escalation(read_rbac(rbac)[0])
+    graph = NodeGraph()
+    known, _ = read_rbac(rbac, graph)
+    steps = Escalation(known, on_nodes=graph.accounts())
     found = path_rows(steps.paths(user, (*steps.groups_of(user), *(group or ()))))
     _show(found, path_screen(user, found), as_json)
 

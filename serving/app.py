@@ -20,6 +20,7 @@ from serving.api.alerts import add_alert_routes
 from serving.api.authorization import add_authorization_routes
 from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
+from serving.api.fresh_rights import FreshRights
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
 from serving.api.names import add_name_routes
@@ -99,6 +100,7 @@ def create_app(
     if tracing.is_on():
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     app.state.records = FreshHistory(service)
+    app.state.rights = FreshRights(service)
     # In the order of the documentation.
     add_score_routes(app, service)
     add_alert_routes(app, service)

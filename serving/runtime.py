@@ -44,6 +44,7 @@ from serving.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from detection.authorization.rbac import Rbac
     from detection.detector import Figures
+    from serving.authorization.monitor import CurrentRights
 
 _log = logging.getLogger("kubehabit.api")
 _TRIM_SECONDS = 30.0
@@ -224,18 +225,7 @@ class _Announcer:
             self.service.stream.notify()
             if self.dispatcher is not None:
                 self.dispatcher.wake()
-        metrics = self.service.metrics
-        metrics.batch(
-            scored=batch.scored,
-            counts=batch.counts,
-            folded=batch.events - batch.scored,
-            repeated=repeated,
-            refused=len(batch.refused) + batch.dropped,
-            flagged=batch.flagged,
-            raised=[alert.severity for alert in batch.raised],
-            seconds=batch.seconds,
-        )
-        metrics.lag(events)
+        self.service.metrics.scored(batch, events, repeated)
         for one in batch.refused:
             shown = {"principal": one.principal, "audit_id": one.action.audit_id, "reason": one.reason}
             _log.error("an unusual action is in no alert", extra=shown)
@@ -338,8 +328,8 @@ class Service:
         ingest = self.running().ingest
         return 0 if ingest is None else ingest.wait(seconds)
 
-    def rbac(self) -> Rbac | None:
-        """A copy of roles and bindings after what was scored until now; None without a snapshot. Raises as `running`.
+    def rights(self) -> CurrentRights | None:
+        """Roles and bindings after what was scored until now; None without a snapshot. Raises as `running`.
 
         Raises:
             TimeoutError: a batch is being scored for too long.
@@ -348,7 +338,12 @@ class Service:
         monitor = running.engine.authorization
         if monitor is None:
             return None
-        return running.pipeline.run_on_scoring_thread(monitor.oracle.rbac.copy).result(_COPY_SECONDS)
+        return running.pipeline.run_on_scoring_thread(monitor.current).result(_COPY_SECONDS)
+
+    def rbac(self) -> Rbac | None:
+        """Roles and bindings as `rights` has them; nobody changes them. Raises as `rights`."""
+        rights = self.rights()
+        return None if rights is None else rights.rbac
 
     def _forensics_parts(self) -> ForensicsParts:
         engine = self.ready()

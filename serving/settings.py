@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from datetime import datetime
 from difflib import get_close_matches
 from importlib.resources import files
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -36,7 +38,23 @@ LEAST_SCALE, MOST_SCALE = 0.3, 10.0
 _MOST = 1_000_000_000
 _MOST_DAYS = 36_500
 
+#: Name of a cluster: the key of its records in Kafka, and a part of names of files and schemas.
+CLUSTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
 AccessScope = Literal["ingest", "read", "analyst", "admin"]
+
+
+def parse_kafka_url(url: str | None) -> str | None:
+    """A URL such as `kafka://broker-1:9092,broker-2:9092/topic`, checked; raises ValueError."""
+    if url is None:
+        return None
+    brokers, _, topic = url.removeprefix("kafka://").partition("/")
+    if not url.startswith("kafka://") or not brokers or not _TOPIC.fullmatch(topic) or "@" in brokers:
+        raise ValueError(
+            "give brokers and topic as kafka://broker-1:9092,broker-2:9092/topic; credentials belong into kafka.properties"
+        )
+    return url
 
 
 class _Section(BaseModel):
@@ -129,6 +147,17 @@ class StoreSettings(_Section):
     def resolved_url(self) -> str:
         """SQLAlchemy URL of the alert store."""
         return self.url or f"sqlite:///{home() / 'serving.db'}"
+
+    def of_cluster(self, name: str) -> str:
+        """URL of the alert store of one of several clusters; raises KubehabitError if they would share one."""
+        if self.url is None:
+            return f"sqlite:///{home() / 'clusters' / name / 'serving.db'}"
+        if "{cluster}" not in self.url:
+            raise KubehabitError(
+                "store.url must say where {cluster} stands for a cluster's name, for each has alerts of its own: "
+                "postgresql://kubehabit@db.example/kubehabit?schema={cluster}"
+            )
+        return self.url.replace("{cluster}", name)
 
     @property
     def file(self) -> Path | None:
@@ -357,6 +386,37 @@ class HistorySettings(_Section):
         return self.path or state / "history.db"
 
 
+class KafkaSettings(_Section):
+    """How Kafka is reached, beyond the addresses: librdkafka's own properties, such as `security.protocol`."""
+
+    properties: dict[str, str | int | float | bool] = {}
+
+
+class IngestSettings(_Section):
+    """Where batches go that the service receives: to its own scoring, or to Kafka, for workers."""
+
+    publish: Annotated[str | None, AfterValidator(parse_kafka_url)] = None
+    cluster: Annotated[str | None, Field(pattern=CLUSTER_NAME)] = None
+
+
+class WorkerSettings(_Section):
+    """`kubehabit worker`: the topic that it scores, and where what it learns is kept."""
+
+    source: Annotated[str | None, AfterValidator(parse_kafka_url)] = None
+    group: Annotated[str, Field(min_length=1, max_length=200)] = "kubehabit"
+    start: Literal["earliest", "latest"] = "earliest"
+    clusters: list[Annotated[str, Field(pattern=CLUSTER_NAME)]] = []
+    clusters_in_memory: Annotated[int, Field(ge=1, le=_MOST)] = 64
+    state: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8647
+
+    @property
+    def state_url(self) -> str:
+        """Folder or URL of the snapshots."""
+        return self.state or str(home() / "fleet")
+
+
 class LogSettings(_Section):
     """The service's own log, on stderr."""
 
@@ -399,6 +459,9 @@ class Settings(BaseSettings):
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     events: EventSettings = EventSettings()
     history: HistorySettings = HistorySettings()
+    kafka: KafkaSettings = KafkaSettings()
+    ingest: IngestSettings = IngestSettings()
+    worker: WorkerSettings = WorkerSettings()
     explain: Path | None = None
     sinks: list[AnySinkSettings] = []
     log: LogSettings = LogSettings()

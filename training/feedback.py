@@ -249,7 +249,7 @@ def _described(log: _Log, rows: Sequence[int]) -> dict[str, int]:
     verb, resource, namespace = (STATIC_FIELDS.index(name) for name in ("verb", "resource", "namespace"))
     counted: Counter[tuple[int, str]] = Counter()
     for row in rows:
-        value, level = log.values[row], int(log.columns["sensitivity"][row])
+        value, level = log.values[row], max(int(log.columns["sensitivity"][row]), 0)
         what = f"{value[verb]} {value[resource]} in {value[namespace]} ({LEVELS[level]} sensitivity)"
         counted[level, what] += 1
     ordered = sorted(counted.items(), key=lambda item: (-item[0][0], -item[1], item[0][1]))

@@ -31,7 +31,7 @@ class Stretch:
         name, kind: object [N], of the principal.
         name_hash, group_hash: uint64 [N], stable hashes of its name and of its peer group.
         time: int64 [N], microseconds since 1970 UTC.
-        sensitivity: int64 [N], level in data.actions.sensitivity.LEVELS.
+        sensitivity: int64 [N], level in data.actions.sensitivity.LEVELS, or HARMLESS.
         values: field -> (distinct values, int64 [N] index into them). Of a dataset, rare values are those of the vocabulary.
         events: the audit events the actions came from; None for a dataset, which does not keep them.
     """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from itertools import compress, count
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, cast
 
 import numpy as np
@@ -35,7 +35,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, ObjectRef, Status
 from data.paths import shipped
 from data.principals.identity import Identity, Principal
-from data.principals.ownership import WRITES, Link, OwnerTracker, has_owner, read_link
+from data.principals.ownership import WRITES, Link, OwnerTracker, has_owner, read_link, read_log_link
 from data.timestamps import parse_times
 
 _CONNECT = {"exec", "attach", "portforward"}
@@ -143,13 +143,18 @@ class ActionBatch:
     dropped: npt.NDArray[np.int64]  # [K], events left out on purpose (`drop_principals`)
     #: (index of an action, what it says about ownership), for an encoder that does not join owners itself
     links: list[tuple[int, Link]] = field(default_factory=list)
+    #: [R], removals, and reads of logs, of what the same principal created within the last day; not known without joined owners
+    own_work: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.event)
 
 
 def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
-    """One batch of one encoder's successive batches, one at least; without `event`, `folded`, `dropped` and `links`."""
+    """One batch of one encoder's successive batches, one at least.
+
+    It is without `event`, `folded`, `dropped`, `links` and `own_work`.
+    """
     none = np.empty(0, np.int64)
     return ActionBatch(
         event=np.arange(sum(map(len, batches))),
@@ -230,12 +235,13 @@ _OBJECT = attrgetter("objectRef")
 _CONTEXT = attrgetter("cluster", "user", "sourceIPs", "userAgent", "annotations", "impersonatedUser")
 _OUTCOME = attrgetter("verb", "responseStatus")
 # What a row of `objectRef` says besides its codes.
-_IS_OBJECT, _CONNECTS, _SHAPED, _HAS_TRAITS, _HAS_OWNER, _ODD = 1, 2, 4, 8, 16, 32
+_IS_OBJECT, _CONNECTS, _SHAPED, _HAS_TRAITS, _HAS_OWNER, _ODD, _IS_LOG = 1, 2, 4, 8, 16, 32, 64
 
 
 def _flags(ref: ObjectRef) -> int:
     connects, shaped = ref.subresource in _CONNECT, ref.subresource in ("exec", "proxy")
     flags = _IS_OBJECT | connects * _CONNECTS | shaped * _SHAPED | (connects or shaped) * _ODD
+    flags |= (ref.resource == "pods" and ref.subresource == "log") * (_IS_LOG | _ODD)
     return flags | has_traits(ref.resource, ref.subresource) * _HAS_TRAITS | has_owner(ref) * _HAS_OWNER
 
 
@@ -403,19 +409,24 @@ class ActionEncoder:
         about, flags_of = self._objects.rows, self._flags_of
         flags_of += [row[3] for row in about[len(flags_of) :]]
         flags = [flags_of[row] for row in objects]
-        for row in [row for row, flag in enumerate(flags) if flag & _ODD]:
+        odd = [row for row, flag in enumerate(flags) if flag & _ODD]
+        for row in odd:
             self._add_odd(kept[row], begin + row, flags[row])
         for row in [row for row, body in enumerate(map(_BODY, kept)) if body]:
             if flags[row] & _HAS_TRAITS:
                 self._add_body(kept[row], begin + row)
         results, callers, principals = self._outcomes.rows, self._contexts.rows, self.principals
+        found: list[tuple[int, Link | None]] = []
+        for row in [row for row in odd if flags[row] & _IS_LOG]:
+            found.append((begin + row, read_log_link(kept[row], principals[callers[contexts[row]][0]])))
+        logs = len(found)
         for row in [row for row, outcome in enumerate(outcomes) if results[outcome][2]]:
             if flags[row] & _HAS_TRAITS and not kept[row].requestObject and is_withheld(kept[row]):
                 self._add_body(kept[row], begin + row)
             if flags[row] & _HAS_OWNER:
-                link = read_link(kept[row], principals[callers[contexts[row]][0]])
-                if link is not None:
-                    pending.links.append((begin + row, link))
+                found.append((begin + row, read_link(kept[row], principals[callers[contexts[row]][0]])))
+        links = [(row, link) for row, link in found if link is not None]
+        pending.links += sorted(links, key=itemgetter(0)) if logs else links
         pending.objects += objects
         pending.contexts += contexts
         pending.outcomes += outcomes
@@ -437,9 +448,11 @@ class ActionEncoder:
         }
         for name in ("traits", "images", "owner"):  # what most have: nothing
             columns[name] = np.full(len(time), self.interners[name].code("-"), np.int32)
-        if self.owners is not None:
+        own_work: list[int] = []
+        if self.owners is not None and pending.links:
             for row, owner in self.owners.join(pending.links):
                 columns["owner"][row] = self.interners["owner"].code(owner)
+            own_work = self.owners.own_work(pending.links, time)
         for name, changes in pending.changes.items():
             rows, codes = zip(*changes, strict=True)
             columns[name][list(rows)] = codes
@@ -452,6 +465,7 @@ class ActionEncoder:
             folded=np.array(pending.folded, np.int64),
             dropped=np.array(pending.dropped, np.int64),
             links=pending.links if self.owners is None else [],
+            own_work=own_work,
         )
 
     def _sort_out(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:

@@ -23,6 +23,8 @@ _MATCHES_LIMIT, _MEMO_LIMIT = 10_000, 100_000
 #: Patterns shipped before, as bundles carry them -> the same in RE2's language.
 _REPLACED = {"(?!-$).*": "[^-].*|-.+|"}
 LEVELS = ("routine", "low", "medium", "high")
+#: Level of an action that counts for nothing; the name of it in a rule for own work.
+HARMLESS, _HARMLESS_NAME = -1, "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Sensitivity:
     _FIELD_OF: ClassVar[Mapping[str, str]] = {"traits": "traits", "impersonates": "impersonates"} | {
         f"{field}s": field for field in ("verb", "resource", "namespace", "name", "code")
     }
-    _KEYS = frozenset(("level", "at_most", "why", *_FIELD_OF))
+    _KEYS = frozenset(("level", "at_most", "why", "own_work", *_FIELD_OF))
 
     def __init__(self, table: Sequence[Mapping[str, Any]], *, strict: bool = True) -> None:
         """Compile the rules of `configs/sensitivity.yaml`; one that cannot be used raises KubehabitError.
@@ -67,9 +69,15 @@ class Sensitivity:
         """
         self.table = [dict(entry) for entry in table]
         self.rules: list[SensitivityRule] = []
+        #: The rule for what only removes the principal's own fresh work, or reads its log.
+        self.own_work: SensitivityRule | None = None
         for entry in table:
             try:
-                self.rules.append(self._rule(entry))
+                rule = self._rule(entry)
+                if "own_work" in entry:
+                    self.own_work = rule
+                else:
+                    self.rules.append(rule)
             except KubehabitError as error:
                 if strict:
                     raise
@@ -89,6 +97,8 @@ class Sensitivity:
     def _rule(self, entry: Mapping[str, Any]) -> SensitivityRule:
         unknown = set(entry) - self._KEYS
         given = [key for key in ("level", "at_most") if key in entry]
+        if "own_work" in entry:
+            return self._rule_of_own_work(entry)
         if unknown or len(given) != 1 or entry[given[0]] not in LEVELS:
             raise KubehabitError(
                 f"sensitivity rule {dict(entry)}: needs a level, or an at_most, of {LEVELS} "
@@ -105,6 +115,17 @@ class Sensitivity:
                 raise KubehabitError(f"sensitivity rule {dict(entry)}: {key}: {error}.") from error
         level = LEVELS.index(entry[given[0]])
         return SensitivityRule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
+
+    @staticmethod
+    def _rule_of_own_work(entry: Mapping[str, Any]) -> SensitivityRule:
+        most = entry.get("at_most")
+        if set(entry) - {"own_work", "at_most", "why"} or most not in (_HARMLESS_NAME, *LEVELS):
+            raise KubehabitError(
+                f"sensitivity rule {dict(entry)}: own_work holds for removals, and reads of logs, of what the same principal "
+                f"created within the last day; with it go only why and at_most, which is {_HARMLESS_NAME} or one of {LEVELS}."
+            )
+        level = HARMLESS if most == _HARMLESS_NAME else LEVELS.index(most)
+        return SensitivityRule(level, True, (), str(entry.get("why", "")))
 
     def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
         """Level and reason of an action given its FIELDS values."""
@@ -126,10 +147,26 @@ class Sensitivity:
             self._memo[values] = found
         return found
 
+    def cap_own_work(self, levels: npt.NDArray[np.int8], rows: Sequence[int]) -> None:
+        """Lower, in place, the levels of actions on what their principal has just created (`ActionBatch.own_work`).
+
+        Args:
+            levels: int8 [N].
+            rows: places of these actions.
+        """
+        if rows and self.own_work is not None:
+            at = np.asarray(rows, np.int64)
+            levels[at] = np.minimum(levels[at], self.own_work.level)
+
     def levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
-        """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
+        """Level of every action, int8 [N], or HARMLESS; each distinct combination of values is looked up once."""
         if not len(batch):
             return np.empty(0, np.int8)
+        found = self._levels(batch, encoder)
+        self.cap_own_work(found, batch.own_work)
+        return found
+
+    def _levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
         if encoder.generation != self._generation:  # keep no strings alive that the encoder forgot
             self._generation = encoder.generation
             self._memo.clear()

@@ -141,7 +141,7 @@ def build(
             f"{', '.join(map(str, logs))}: no audit event found{unreadable}. "
             "Give a log of audit.k8s.io/v1 events, one a line."
         )
-    _join_owners(kept)
+    _join_owners(kept, rules)
     if pseudonyms is not None:
         replace_people((part.meta for part in parts), pseudonyms)
     span = _Span.from_parts(kept, hold_out)
@@ -218,15 +218,20 @@ def _without_repeats(parts: list[DatasetPart]) -> tuple[list[_KeptPart], int]:
     return kept, repeats
 
 
-def _join_owners(parts: list[_KeptPart]) -> None:
-    """Fill in the owner of each action: links are followed in the order of the log, whatever the parts were encoded in.
+def _join_owners(parts: list[_KeptPart], rules: Sensitivity) -> None:
+    """Fill in the owner of each action, and rate work on one's own: links are followed in the order of the log.
 
-    The codes are written in place; doing it again, after a kill, gives the same.
+    Codes and levels are written in place; doing it again, after a kill, gives the same.
     """
     tracker = OwnerTracker()
     column = STATIC_FIELDS.index("owner")
     for kept in parts:
-        found = tracker.join((row, link) for row, link in kept.part.links if kept.mask[row])
+        links = [(row, link) for row, link in kept.part.links if kept.mask[row]]
+        found = tracker.join(links)
+        if own := tracker.own_work(links, kept.part.column("time")):
+            levels = np.load(kept.part.path / "sensitivity.npy", mmap_mode="r+", allow_pickle=False)
+            rules.cap_own_work(levels, own)
+            levels.flush()
         if not found:
             continue
         values = kept.part.meta["values"]["owner"]

@@ -49,7 +49,7 @@ PART_ACTIONS = 100_000
 RANGE_BYTES = 64 << 20
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
-_MANIFEST = 5
+_MANIFEST = 6
 #: Actions taken from the encoder at a time: enough to amortise what is done per call.
 _BATCH_ACTIONS = 2048
 

@@ -42,6 +42,9 @@ EXAMPLE_EVENT = (
 #: A text that came from a log. The decoder refuses a longer one, and `decode_bounded` cuts it then.
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+#: Kubernetes' own type. A number of any length could be neither hashed nor stored, and would take its whole batch along.
+_LEAST_CODE, _MOST_CODE = -(2**31), 2**31 - 1
+Code = Annotated[int, msgspec.Meta(ge=_LEAST_CODE, le=_MOST_CODE)]
 
 
 # The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
@@ -81,7 +84,7 @@ class ObjectRef(msgspec.Struct, gc=False, frozen=True):
 class Status(msgspec.Struct, gc=False, frozen=True):
     """Answer of the API server."""
 
-    code: int = 0
+    code: Code = 0
 
 
 class Annotations(
@@ -258,6 +261,8 @@ def check(event: AuditEvent, version: str = "") -> None:
         )
     if not event.auditID:
         raise ValueError("auditID is empty, so the event could never be cited as evidence")
+    if event.responseStatus is not None and not _LEAST_CODE <= event.responseStatus.code <= _MOST_CODE:
+        raise ValueError("responseStatus.code is no 32-bit number")
     if not is_time(event.requestReceivedTimestamp or event.stageTimestamp):
         raise ValueError(
             "neither requestReceivedTimestamp nor stageTimestamp holds an RFC 3339 time in the years 1 to 9999 UTC"

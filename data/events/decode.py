@@ -52,6 +52,10 @@ _DAMAGED = "compressed stream is damaged"
 _BRACE = ord("}")
 
 
+class _NotTriedError(ValueError):
+    """A long line was not decoded as an event, because it has no audit ID."""
+
+
 class _EventList(msgspec.Struct, gc=False):
     """What kube-apiserver's webhook sends."""
 
@@ -70,6 +74,10 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 
 #: Bytes of a body in which the kind of a list is looked for: API servers write it first.
 _BEGINNING = 256
+#: The key that every plain event has. Bytes at the beginning of a block in which that of its first event is looked for, and of
+#: a line from which on it is looked for before the line is decoded: to decode an envelope as an event takes much longer.
+_ID_KEY = b'"auditID"'
+_FIRST_ID, _LONG_LINE = 16 << 10, 32 << 10
 
 
 def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:
@@ -142,6 +150,8 @@ def decode_numbered(
             )
             continue
         try:
+            if len(line) >= _LONG_LINE and _ID_KEY not in line:
+                raise _NotTriedError
             event = decode(line)
             if event.apiVersion != usual or not event.auditID or not is_time(event.requestReceivedTimestamp):
                 check(event)
@@ -180,7 +190,10 @@ def decode_numbered(
 
 def _opened(line: bytes, refused: Exception, sources: Sources) -> Reading:
     """What is in a record that is no event as API servers write it."""
-    if is_too_long(refused):
+    tried = not isinstance(refused, _NotTriedError)
+    if not tried and (opened := sources.open(line)) is not None:
+        return opened
+    if not tried or is_too_long(refused):
         found = sources.reading()
         try:
             found.event(decode_event(line), line)
@@ -189,7 +202,7 @@ def _opened(line: bytes, refused: Exception, sources: Sources) -> Reading:
         else:
             sources.records["native"] += 1
             return found
-    opened = sources.open(line)
+    opened = sources.open(line) if tried else None
     if opened is None:
         opened = sources.reading()
         opened.give_up(line, refused)
@@ -204,21 +217,35 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
     """
     if len(block) > MAX_EVENT_BYTES:  # one of the lines could be too long
         return None
+    if _ID_KEY not in bytes(block[:_FIRST_ID]):
+        return None
     try:
         events = _EVENT.decode_lines(block)
     except UNREADABLE:
         return None
-    letters = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(letters == _NEWLINE)
-    if block[-1] != _NEWLINE:
-        ends = np.append(ends, len(letters))
-    lines = len(ends)
     # As many events as lines is not enough: an empty line may make up for two events on another.
-    if len(events) != lines or ends[0] == 0 or not (letters[ends - 1] == _BRACE).all():
+    lines = len(events)
+    if _objects_by_line(bytes(block)) != lines:
         return None
     if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not _are_plain(events):
         return None
     return Decoded(events, list(range(first_line, first_line + lines)), [])
+
+
+def _objects_by_line(data: bytes) -> int | None:
+    """Number of lines, if each ends with a brace. To look for one newline after the other beats columns of all bytes."""
+    lines, at, find = 0, data.find(b"\n"), data.find
+    if at == 0:
+        return None
+    while at > 0:
+        if data[at - 1] != _BRACE:
+            return None
+        lines += 1
+        at = find(b"\n", at + 1)
+    last = data[-1]
+    if last == _NEWLINE:
+        return lines
+    return lines + 1 if last == _BRACE else None
 
 
 def _are_plain(events: Sequence[AuditEvent]) -> bool:
@@ -300,7 +327,8 @@ class LogRecords:
                 self._sources.records["native"] += len(decoded.events)
                 yield decoded
                 continue
-            lines = data[:end].removesuffix(b"\n").split(b"\n") if end else []
+            whole = data[:end].removesuffix(b"\n")
+            lines = (whole.split(b"\n") if b"\n" in whole else [whole]) if end else []
             self.line = first + len(lines)
             numbered = iter(enumerate(lines, first))
             yield self._decode(numbered, self._opens)

@@ -38,6 +38,8 @@ _LEAST_ALLOWED = 64 << 20
 _TAR_BLOCK = 512
 _TAR_MAGIC = slice(257, 262)
 _BEGINNING = 512
+#: By which UTF-16 is recognised where it has no mark.
+_MARK_BYTES = 4
 _IN_MEMORY = 16 << 20
 _MAX_SPOOLED = 8 << 30
 _NAME_SHOWN = 100
@@ -239,16 +241,18 @@ def _refused(reason: str) -> Iterator[bytes]:
 
 
 def _beginning(stream: Stream) -> tuple[bytes, Stream]:
-    """The first bytes of a stream, and the stream with them: enough to tell an archive where there is more than text."""
+    """The first bytes of a stream, and the stream with them: enough to know what it is, however few come at a time."""
     begin = b""
     with suppress(*DAMAGE):  # damage met here is met again on reading
         begin = stream.peek(_BEGINNING)[:_BEGINNING]
-    if len(begin) >= _BEGINNING or b"\0" not in begin:
+    if len(begin) >= _BEGINNING or _is_text(begin):
         return begin, stream
     read = b""
     failure: Exception | None = None
     try:
-        while len(read) < _BEGINNING and (more := stream.read1(_BEGINNING - len(read))):
+        while (
+            len(read) < _BEGINNING and not _is_text(read) and (more := stream.read1(_BEGINNING - len(read)))
+        ):
             read += more
     except DAMAGE as error:
         failure = error
@@ -261,6 +265,12 @@ def _beginning(stream: Stream) -> tuple[bytes, Stream]:
             yield more
 
     return read, _stream(again())
+
+
+def _is_text(begin: bytes) -> bool:
+    """Whether the first bytes of a log are neither packed nor in UTF-16: of a live one no more may come for a while."""
+    is_json = len(begin) >= _MARK_BYTES and begin[:1] in (b"{", b"[")
+    return b"\0" not in begin and (is_json or (b"\n" in begin and not begin.startswith(tuple(_PACKINGS))))
 
 
 def _text(begin: bytes, stream: Stream) -> Stream:

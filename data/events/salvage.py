@@ -28,8 +28,12 @@ from data.patterns import compile_bytes
 _MAX_DEPTH, _MAX_TOKENS = 256, 200_000
 #: Bytes at the end of a record that is too long in which its last fields are looked for.
 _TAIL_BYTES = 64 << 10
-#: A text (with its end in group 1, unless it is cut) or one mark, where escaped quotes are masked.
-_TOKEN = re.compile(rb'"[^"]*+(")?|[{}\[\],]')
+#: Whole texts and members without objects or lists in them, up to the last comma (group 1), as most are: looked at together they
+#: take a third of the time. Or a text (with its end in group 2, unless it is cut), or one mark. Escaped quotes are masked.
+_TOKEN = re.compile(
+    rb'((?:(?!"(?:requestObject|responseObject)")"[^"]*+"\s*+(?::\s*+(?:"[^"]*+"|[^"{}\[\],]*+))?,)++)|"[^"]*+(")?|[{}\[\],]'
+)
+_RUN, _TEXT_END = 1, 2
 #: Half an escape, or none, where backslashes are masked.
 _BAD_ESCAPE = compile_bytes(r"\\(?:u[0-9A-Fa-f]{0,3}(?:[^0-9A-Fa-f]|\z)|\z)")
 _HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
@@ -90,8 +94,10 @@ def _close(raw: bytes, up_to: frozenset[bytes] = frozenset()) -> _Closed | None:
             safe, is_key = end, _OPEN[mark] == _OBJECT_END
         elif not closers:
             return None
+        elif token[_RUN] is not None:
+            safe, is_key = end - 1, closers[-1] == _OBJECT_END
         elif mark == _QUOTE:
-            if token[1] is None:
+            if token[_TEXT_END] is None:
                 rest = b"" if is_key else _partial_text(raw[token.start() : end])
                 if rest:
                     rest = raw[safe : token.start()] + rest

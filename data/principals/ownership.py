@@ -1,4 +1,4 @@
-"""Traces what a controller does to the principal who last wrote the owner of its objects.
+"""Traces what a controller does to who last wrote the owner of its objects, and who comes back to what it made itself.
 
 The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Logs
 can be read in parallel: `read_link` needs one event only, `OwnerTracker` follows links in the order of the log afterwards.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from data.arrays import Ints
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from data.principals.identity import Principal
 
@@ -66,6 +67,9 @@ _OWNERS = {
 _NAME_LENGTH = 253 + 1
 _SUFFIX = 6  # "-x2x4z", what generateName appends
 _DEPTH = 8
+#: Microseconds in which what was created still counts as the work of who created it: a debug pod, a feature environment. What
+#: stands for longer may be used by others.
+_FRESH = 86_400_000_000
 
 #: (cluster, group/resource, namespace, name); a resource ending in `*` names all objects with that prefix.
 Key = tuple[str, str, str, str]
@@ -80,6 +84,10 @@ class Link(NamedTuple):
     also: Key | None  # a second object that the target steers (an autoscaler's workload)
     asks: bool  # whether the owner of this action is wanted
     scales: bool  # whether this is an autoscaler changing the target
+    maker: str = (
+        ""  # principal that created the target by its own decision, or asked to remove it or to read its log
+    )
+    creates: bool = False  # whether it created it
 
 
 class _OwnerReference(msgspec.Struct, gc=False):
@@ -169,11 +177,15 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
         return None
     autoscaler = ref.resource == _AUTOSCALERS
     status = event.responseStatus
-    if status is not None and status.code >= 400:
+    refused = status is not None and status.code >= 400
+    removes = event.verb == "delete" and not ref.subresource
+    if refused and not removes:
         return None
     cluster = event.cluster
     resource = _resource(ref.apiGroup, ref.resource)
     machinery = is_machinery(principal)
+    if refused:  # it changes nothing, but asked for a removal
+        return _asked_of(event, ref, resource, principal)
     metadata, also = _NO_METADATA, None
     body = event.requestObject
     # A built-in controller's update says nothing about owners that its create or the name has not said.
@@ -200,7 +212,23 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
         return None
     decides = not machinery and parent is None and ref.subresource in _DECISIONS
     asks, scales = machinery or parent is not None, machinery and ref.subresource == "scale"
-    return Link(target, parent, principal.name if decides else "", also, asks, scales)
+    creates = event.verb == "create" and not ref.subresource
+    author = principal.name if decides else ""
+    return Link(target, parent, author, also, asks, scales, author if creates or removes else "", creates)
+
+
+def read_log_link(event: AuditEvent, principal: Principal) -> Link | None:
+    """What a read of a pod's log says: nothing about ownership, but it may be the principal's own pod."""
+    ref = event.objectRef
+    return None if ref is None else _asked_of(event, ref, ref.resource, principal)
+
+
+def _asked_of(event: AuditEvent, ref: ObjectRef, resource: str, principal: Principal) -> Link | None:
+    """A link that says who asked for something of an object, and changes nothing."""
+    key = event.cluster, resource, ref.namespace, ref.name
+    if not ref.name or is_machinery(principal) or _is_long(key):
+        return None
+    return Link(key, None, "", None, False, False, principal.name)
 
 
 class OwnerTracker:
@@ -261,6 +289,26 @@ class OwnerTracker:
         """(action, owner) of every action in `ActionBatch.links` that has one. Call in the order of the log."""
         return [(row, owner) for row, link in links if (owner := self.follow(link)) != NOBODY]
 
+    def own_work(self, links: Iterable[tuple[int, Link]], time: Ints) -> list[int]:
+        """Removals, and reads of logs, of what the same principal created within the last day. Call in the order of the log.
+
+        Args:
+            links: as of `join`.
+            time: int64, when each action was asked for, microseconds since 1970 UTC.
+        """
+        found = []
+        for row, link in links:
+            if not link.maker or link.target is None or link.target[1].endswith("*"):
+                continue
+            key, now = _made(link.target), int(time[row])
+            if link.creates:
+                self._keep(key, f"{now} {link.maker}")
+            elif isinstance(made := self._get(key), str):
+                when, _, maker = made.partition(" ")
+                if maker == link.maker and 0 <= now - int(when) <= _FRESH:
+                    found.append(row)
+        return found
+
     def _resolve(self, key: Key) -> str:
         for _ in range(_DEPTH):
             found = self._get(key) or self._guess(key)
@@ -318,6 +366,11 @@ class OwnerTracker:
         for key, value in saved:
             tracker._keep(tuple(key), tuple(value) if isinstance(value, list) else value)
         return tracker
+
+
+def _made(key: Key) -> Key:
+    """Where it is kept who created an object, and when; its last author may be another."""
+    return key[0], key[1] + "+", key[2], key[3]
 
 
 def _steered(key: Key) -> Key:

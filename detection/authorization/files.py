@@ -19,6 +19,7 @@ _SUFFIXES = (".json", ".yaml", ".yml", ".json.gz")
 #: Bytes of a file, unpacked. The roles of a large cluster have some megabytes.
 _LARGEST = 256 * 1024 * 1024
 _DEPTH = 3
+_DEEPEST = 32
 _ITEMS = frozenset((*KINDS, "Pod", "PersistentVolume", "VolumeAttachment", "ResourceSlice"))
 
 
@@ -73,6 +74,28 @@ def _objects(file: Path) -> Iterator[Mapping[str, Any]]:
             raise KubehabitError(f"{file} is neither JSON nor YAML ({type(error).__name__}).") from error
     for document in documents:
         yield from _flat(document, _DEPTH)
+
+
+def objects_of_text(text: str) -> list[Mapping[str, Any]]:
+    """The Kubernetes objects of a text that was pasted, in YAML or JSON.
+
+    Raises:
+        KubehabitError: it cannot be read, or has aliases, which can multiply what is in a small text.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):
+                raise KubehabitError("Aliases ('*name') are not read: write out what they stand for.")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise KubehabitError(f"It is nested more than {_DEEPEST} deep.")
+        return [one for document in yaml.safe_load_all(text) for one in _flat(document, _DEPTH)]
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise KubehabitError(f"This is no valid YAML{where}.") from error
 
 
 def _flat(document: object, depth: int) -> Iterator[Mapping[str, Any]]:

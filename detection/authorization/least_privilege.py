@@ -10,66 +10,11 @@ from typing import Any
 from data.events.audit_event import AuditEvent
 from detection.authorization.authorizer import Authorizer
 from detection.authorization.changes import ChangeFollower
-from detection.authorization.rbac import API_GROUP, BindingGrant, ObjectKey, Rbac
-from detection.authorization.requests import AccessRequest, access_request
-from detection.authorization.rules import ALL, PolicyRule, breakdown
+from detection.authorization.rbac import BindingGrant, ObjectKey, Rbac
+from detection.authorization.requests import access_request
+from detection.authorization.right_index import RightIndex
+from detection.authorization.rules import PolicyRule
 from detection.authorization.usage import UsedRight, UserUsage
-
-#: Rights that lead to others: verbs, groups, resources and why. The first that fits is given.
-_RISKS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str], ...] = (
-    ((ALL,), (ALL,), (ALL,), "everything"),
-    (("escalate",), (API_GROUP,), ("roles", "clusterroles"), "gives a role any right (escalate)"),
-    (("bind",), (API_GROUP,), ("roles", "clusterroles"), "binds any role to anybody (bind)"),
-    (("impersonate",), ("",), ("users", "groups", "serviceaccounts"), "acts as others (impersonate)"),
-    (
-        ("create", "update", "patch"),
-        (API_GROUP,),
-        ("rolebindings", "clusterrolebindings"),
-        "changes who has rights",
-    ),
-    (("create", "update", "patch"), (API_GROUP,), ("roles", "clusterroles"), "changes what roles allow"),
-    (("get", "list", "watch"), ("",), ("secrets",), "reads secrets"),
-    (("create", "get"), ("",), ("pods/exec", "pods/attach"), "runs commands in any pod"),
-    (
-        ("create", "get", "update", "patch", "delete"),
-        ("",),
-        ("nodes/proxy",),
-        "reaches kubelets past the API server's checks",
-    ),
-    (("create",), ("",), ("serviceaccounts/token",), "makes tokens of service accounts"),
-    (("create", "update", "patch"), ("",), ("pods/ephemeralcontainers",), "adds containers to running pods"),
-    (("create",), ("",), ("pods",), "starts pods, as any service account of the namespace"),
-    (
-        ("create", "update", "patch"),
-        ("apps", "batch", ""),
-        (
-            "deployments",
-            "daemonsets",
-            "statefulsets",
-            "replicasets",
-            "jobs",
-            "cronjobs",
-            "replicationcontrollers",
-        ),
-        "starts pods, as any service account of the namespace",
-    ),
-    (
-        ("create", "update", "patch"),
-        ("admissionregistration.k8s.io",),
-        (
-            *("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
-            *("mutatingadmissionpolicies", "validatingadmissionpolicies"),
-        ),
-        "sees or changes what is written (webhooks)",
-    ),
-    (
-        ("update", "patch", "approve", "sign"),
-        ("certificates.k8s.io",),
-        ("certificatesigningrequests/approval", "certificatesigningrequests/status", "signers"),
-        "issues client certificates",
-    ),
-    (("update", "patch"), ("",), ("nodes", "nodes/status"), "moves pods between nodes"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,49 +34,30 @@ class GrantedRight:
     risk: str
 
 
-def risk_of(rule: PolicyRule) -> str:
-    """What a broken-down right leads to; empty if it is an ordinary one."""
-    if rule.paths:
-        return ""
-    verb, group, resource = rule.verbs[0], rule.groups[0], rule.resources[0]
-    for verbs, groups, resources, why in _RISKS:
-        if verbs[0] == ALL:
-            if (verb, group, resource) == (ALL, ALL, ALL):
-                return why
-        elif (
-            (verb == ALL or verb in verbs)
-            and (group == ALL or group in groups)
-            and (
-                resource == ALL
-                or resource in resources
-                or (resource.startswith("*/") and any(one.endswith(resource[1:]) for one in resources))
-            )
-        ):
-            return why
-    return ""
+def granted_rights(
+    rbac: Rbac, user: str, usage: UserUsage, index: RightIndex | None = None
+) -> list[GrantedRight]:
+    """Every right of a user by its bindings, with how often it was used; those that are risky and unused come first.
+
+    Args:
+        index: of the same rules and of the usage of all, if there is one: it remembers what it found.
+    """
+    index = index or RightIndex(rbac, {user: usage})
+    return rights_by(index, rbac.all_bindings_of(user, usage.groups), [user])
 
 
-def granted_rights(rbac: Rbac, user: str, usage: UserUsage) -> list[GrantedRight]:
-    """Every right of a user by its bindings, with how often it was used; those that are risky and unused come first."""
+def rights_by(index: RightIndex, grants: Iterable[BindingGrant], users: Sequence[str]) -> list[GrantedRight]:
+    """Every right that some bindings give, with how often some users used it, in the order of `granted_rights`."""
     found = []
-    used = [(right, right.request(), count) for right, count in usage.counts.items()]
-    for grant in rbac.all_bindings_of(user, usage.groups):
-        for rule in dict.fromkeys(breakdown(rbac.rules(grant.role) or ())):
-            uses = sum(
-                count
-                for right, request, count in used
-                if grant.binding.namespace in ("", right.namespace)
-                and _allows_some(rule, request, usage.names[right])
-            )
-            found.append(GrantedRight(grant, rule, uses, risk_of(rule)))
+    for grant in grants:
+        role = index.role(grant.role)
+        if role is None:
+            continue
+        by = index.uses_by(grant, users)
+        for number, (rule, risk) in enumerate(zip(role.rights, role.risks, strict=True)):
+            found.append(GrantedRight(grant, rule, by[number], risk))
     found.sort(key=lambda one: (one.uses > 0, not one.risk, one.grant, one.rule.verbs, one.rule.resources))
     return found
-
-
-def _allows_some(rule: PolicyRule, request: AccessRequest, names: set[str] | None) -> bool:
-    if not rule.names or names is None:
-        return PolicyRule(rule.verbs, rule.groups, rule.resources, (), rule.paths).allows(request)
-    return any(rule.allows(UsedRight.from_request(request).request(name)) for name in names)
 
 
 def minimal_rules(usage: UserUsage, *, by_name: bool = False) -> dict[str, list[PolicyRule]]:
@@ -175,26 +101,31 @@ class Candidate:
     unused: int
 
 
-def candidates(rbac: Rbac, usage: UserUsage, namespace: str, limit: int = 3) -> list[Candidate]:
+def candidates(
+    rbac: Rbac, usage: UserUsage, namespace: str, limit: int = 3, index: RightIndex | None = None
+) -> list[Candidate]:
     """Existing roles that come closest to what was used in a namespace: those that lack least, then give least.
 
     Roles with wildcards are no starting point for least privilege.
     """
-    requests = [
-        right.request() for right in usage.counts if right.namespace == namespace or right.path is not None
-    ]
+    index = index or RightIndex(rbac, {})
+    rights = [right for right in usage.counts if right.namespace == namespace or right.path is not None]
     found = []
     for key in rbac.roles:
-        rules = rbac.rules(key)
         # Kubernetes' own roles are for its own parts, but for the four that are meant for users.
-        if rules is None or key.namespace not in ("", namespace) or key.name.startswith("system:"):
+        if key.namespace not in ("", namespace) or key.name.startswith("system:"):
             continue
-        missing = sum(not any(rule.allows(request) for rule in rules) for request in requests)
-        rights = list(breakdown(rules))
-        boundless = any(ALL in (*one.verbs, *one.groups, *one.resources, *one.paths) for one in rights)
-        if missing < len(requests) and not boundless:
-            unused = sum(not any(one.allows(request) for request in requests) for one in rights)
-            found.append(Candidate(key, missing, unused))
+        role = index.role(key)
+        if role is None or role.boundless:
+            continue
+        allowed: set[int] = set()
+        missing = 0
+        for right in rights:
+            by = set(role.allowing(right, set()))
+            missing += not by
+            allowed |= by
+        if missing < len(rights):
+            found.append(Candidate(key, missing, len(role.rights) - len(allowed)))
     return sorted(found, key=lambda one: (one.missing, one.unused, one.role))[:limit]
 
 
@@ -243,6 +174,35 @@ def what_if(
             if after.opinion == "no opinion":
                 found.denied[who.username, UsedRight.from_request(request)] += 1
         follower.follow(event)
+    return found
+
+
+def what_if_used(
+    rbac: Rbac,
+    usage: Mapping[str, UserUsage],
+    proposed: Sequence[Mapping[str, Any]],
+    removed: Sequence[ObjectKey],
+) -> WhatIf:
+    """Which requests a change would have denied, of what users did: by the rules as they stand, not as of each moment.
+
+    Requests of a right count as denied if that holds for one of the objects that it was used on.
+    """
+    found = WhatIf(0, Counter(), 0)
+    now, changed = Authorizer(rbac), Authorizer(_with(rbac, proposed, removed))
+    for user, used in usage.items():
+        for right, count in used.counts.items():
+            opinions: set[str] = set()
+            for name in sorted(used.names[right] or ("",)):
+                before = now.decide(user, used.groups, right.request(name))
+                if before.opinion == "allow" and before.grant is not None:
+                    opinions.add(changed.decide(user, used.groups, right.request(name)).opinion)
+            if not opinions:
+                continue
+            found.considered += count
+            if "no opinion" in opinions:
+                found.denied[user, right] += count
+            elif "unknown" in opinions:
+                found.unsure += count
     return found
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from detection.authorization.rbac import SERVICE_ACCOUNT
+
 NodeResource = Literal[
     "secrets",
     "configmaps",
@@ -215,6 +217,14 @@ class NodeGraph:
         else:
             return False
         return True
+
+    def accounts(self) -> set[str]:
+        """User names of the service accounts that known pods run as."""
+        return {
+            f"{SERVICE_ACCOUNT}{namespace}:{used.name}"
+            for (namespace, used), pods in self._by_use.items()
+            if pods and used.resource == "serviceaccounts" and used.name
+        }
 
     def put_pod(self, namespace: str, name: str, pod: NodePod) -> None:
         """Put in a pod, in the place of one of that name."""

@@ -188,10 +188,11 @@ class Rbac:
     def copy(self) -> Rbac:
         """Independent copy."""
         other = Rbac()
-        for key, role in self.roles.items():
-            other.put(key, role)
-        for key, binding in self.bindings.items():
-            other.put(key, binding)
+        other.generation = self.generation
+        other.roles, other.bindings = dict(self.roles), dict(self.bindings)
+        other._of_user.update((user, set(keys)) for user, keys in self._of_user.items() if keys)
+        other._of_group.update((group, set(keys)) for group, keys in self._of_group.items() if keys)
+        other._of_unknown, other._rules = set(self._of_unknown), dict(self._rules)
         return other
 
     def put_object(self, content: Mapping[str, Any]) -> ObjectKey | None:

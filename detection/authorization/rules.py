@@ -60,7 +60,7 @@ class PolicyRule:
         if request.verb not in self.verbs and ALL not in self.verbs:
             return False
         if request.path is not None:
-            return any(_path_matches(path, request.path) for path in self.paths)
+            return any(path_matches(path, request.path) for path in self.paths)
         return (
             (ALL in self.groups or request.group in self.groups)
             and any(_resource_matches(one, request) for one in self.resources)
@@ -74,7 +74,8 @@ def _resource_matches(rule: str, request: AccessRequest) -> bool:
     return bool(request.subresource) and rule == f"*/{request.subresource}"
 
 
-def _path_matches(rule: str, path: str) -> bool:
+def path_matches(rule: str, path: str) -> bool:
+    """Whether a path of a rule is a path, or stands for it by a last `*`."""
     return rule in (ALL, path) or (rule.endswith(ALL) and path.startswith(rule.rstrip(ALL)))
 
 

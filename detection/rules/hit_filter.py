@@ -27,6 +27,8 @@ MOST_EACH, MOST_IN_ALL = 20, 200
 #: Kinds of hits that are held; those seen longest ago are forgotten.
 _LIMIT = 50_000
 _MOST_DAYS = 90
+#: Days of which hits are counted one by one.
+_COUNTED_DAYS = 90
 #: Times of reported hits by which a verdict finds them.
 _MOST_TIMES = 32
 _NORMAL, _MALICIOUS = 1, 2
@@ -75,6 +77,8 @@ class HitFilter:
         self._reported: Counter[tuple[str, str]] = Counter()
         #: By rule and outcome, since the start.
         self.counts: Counter[tuple[str, Outcome]] = Counter()
+        #: By day of the log (days since 1970), then as above; outlives a restart.
+        self.by_day: dict[int, Counter[tuple[str, Outcome]]] = {}
 
     def decide(self, hit: RuleHit, event: AuditEvent, principal: str, time: int) -> FilteredHit:
         """What becomes of a hit; hits come in the order of the log.
@@ -86,12 +90,21 @@ class HitFilter:
             time: when, microseconds since 1970 UTC.
         """
         found = self._decide(hit, event, principal, time)
-        self.counts[hit.rule.name, found.outcome] += 1
+        self._count(hit.rule.name, found.outcome, time)
         return found
 
-    def allow(self, hit: RuleHit) -> None:
+    def allow(self, hit: RuleHit, time: int) -> None:
         """Count a hit that an exception by hand allows; it is not reported, and no habit comes of it."""
-        self.counts[hit.rule.name, "allowed"] += 1
+        self._count(hit.rule.name, "allowed", time)
+
+    def _count(self, rule: str, outcome: Outcome, time: int) -> None:
+        self.counts[rule, outcome] += 1
+        day = time // _DAY
+        if day not in self.by_day:
+            while len(self.by_day) >= _COUNTED_DAYS:
+                del self.by_day[min(self.by_day)]
+            self.by_day[day] = Counter()
+        self.by_day[day][rule, outcome] += 1
 
     def _decide(self, hit: RuleHit, event: AuditEvent, principal: str, time: int) -> FilteredHit:
         key = hit_key(hit.rule.name, principal, event)
@@ -163,6 +176,9 @@ class HitFilter:
             "held": [[*key, msgspec.to_builtins(held)] for key, held in self._held.items()],
             "hour": self._hour,
             "reported": [[*key, number] for key, number in self._reported.items()],
+            "days": [
+                [day, *key, number] for day, of_day in self.by_day.items() for key, number in of_day.items()
+            ],
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -173,6 +189,9 @@ class HitFilter:
         }
         self._hour = saved["hour"]
         self._reported = Counter({(rule, who): number for rule, who, number in saved["reported"]})
+        self.by_day = {}
+        for day, rule, outcome, number in saved.get("days", ()):  # not in a state of an older version
+            self.by_day.setdefault(day, Counter())[rule, outcome] = number
 
 
 def hit_key(rule: str, principal: str, event: AuditEvent) -> HitKey:

@@ -51,14 +51,20 @@ class BrokenRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """All rules that can be used, by name, and the files that cannot."""
+    """All rules that can be used, by name, and the files that cannot.
+
+    Attributes:
+        files: of the rules, by their names.
+    """
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
     broken: Sequence[BrokenRule] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> RuleSet:
         """The same without some rules."""
-        return RuleSet({name: rule for name, rule in self.rules.items() if name not in names}, self.broken)
+        rules = {name: rule for name, rule in self.rules.items() if name not in names}
+        return RuleSet(rules, self.broken, self.files)
 
 
 def parse_rule_text(text: str) -> object:
@@ -128,6 +134,7 @@ def read_rules(folders: Iterable[Path]) -> RuleSet:
     """
     rules: dict[str, Rule] = {}
     broken: list[BrokenRule] = []
+    files: dict[str, Path] = {}
     for folder in folders:
         here: dict[str, Path] = {}
         for path in rule_paths(folder):
@@ -140,9 +147,9 @@ def read_rules(folders: Iterable[Path]) -> RuleSet:
             except RuleFormError as error:
                 broken.append(BrokenRule(path, str(error)))
                 continue
-            here[rule.name] = path
+            here[rule.name] = files[rule.name] = path
             rules[rule.name] = rule
-    return RuleSet(rules, tuple(broken))
+    return RuleSet(rules, tuple(broken), files)
 
 
 def read_named(paths: Iterable[Path]) -> RuleSet:

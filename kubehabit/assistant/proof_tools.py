@@ -63,13 +63,15 @@ class ProofTools:
         """Show whom a user can become by its rights, step by step, and who last changed the bindings that allow it."""
         from detection.authorization.escalation import Escalation
         from detection.authorization.files import read_rbac
+        from detection.authorization.node_graph import NodeGraph
         from kubehabit.tables.rbac_changes import path_rows
 
         if self._rbac is None:
             raise KubehabitError(
                 "There is no file of roles and bindings: start `kubehabit mcp` with --rbac rbac.json (docs/rbac.md)."
             )
-        steps = Escalation(read_rbac(self._rbac)[0])
+        graph = NodeGraph()
+        steps = Escalation(read_rbac(self._rbac, graph)[0], on_nodes=graph.accounts())
         name = unquote(user)
         paths = steps.paths(name, (*steps.groups_of(name), *map(unquote, groups)))
         used = (step.grant.binding for path in paths.values() for step in path if step.grant is not None)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from rich.console import RenderableType
 
-from data.visible_text import visible
 from detection.authorization.agreement import CONTRADICTIONS, Agreement
-from detection.authorization.least_privilege import GrantedRight, candidates, minimal_rules
-from detection.authorization.rbac import API_GROUP, SERVICE_ACCOUNT, Rbac
-from detection.authorization.rules import PolicyRule
-from detection.authorization.usage import UserUsage
+from detection.authorization.least_privilege import GrantedRight
 from kubehabit.tables.screen import few, heading, line, new_table, number
 
 _Object = dict[str, Any]
@@ -131,67 +126,3 @@ def report_screen(found: Sequence[_Object], *, whole: bool) -> list[RenderableTy
     if not whole:
         parts.append(line("With --user NAME: each right, its uses, and the binding that gives it.", "dim"))
     return parts
-
-
-def role_yaml(user: str, usage: UserUsage, rbac: Rbac, *, by_name: bool) -> str:
-    """The smallest roles for what a user did, with bindings, as YAML; comments say how often, and what exists already."""
-    rules = minimal_rules(usage, by_name=by_name)
-    stem = "".join(
-        letter if letter.isascii() and letter.isalnum() else "-"
-        for letter in user.removeprefix(SERVICE_ACCOUNT).lower()
-    ).strip("-")
-    parts = [f"# The rights that {visible(user)} used, and no others, by the log that was read."]
-    for namespace, found in rules.items():
-        kind = "Role" if namespace else "ClusterRole"
-        metadata = {"name": f"{stem[:40]}-used"} | ({"namespace": namespace} if namespace else {})
-        head = {"apiVersion": f"{API_GROUP}/v1", "kind": kind, "metadata": metadata}
-        text = ["---", *_nearest(rbac, usage, namespace), _dump(head), "rules:"]
-        for rule in found:
-            text += [f"  # {_uses(rule, usage, namespace)}", _indented(_dump([rule.to_object()]))]
-        binding = {
-            "apiVersion": f"{API_GROUP}/v1",
-            "kind": f"{kind}Binding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": API_GROUP, "kind": kind, "name": metadata["name"]},
-            "subjects": [_subject(user)],
-        }
-        parts += [*text, "---", _dump(binding)]
-    return "\n".join(parts)
-
-
-def _nearest(rbac: Rbac, usage: UserUsage, namespace: str) -> list[str]:
-    return [
-        f"# Existing: {one.role} lacks {one.missing} of these rights, and gives {one.unused} that were not used."
-        for one in candidates(rbac, usage, namespace)
-    ]
-
-
-def _uses(rule: PolicyRule, usage: UserUsage, namespace: str) -> str:
-    matching = [
-        right
-        for right in usage.counts
-        if right.namespace == namespace
-        and (
-            right.path in rule.paths
-            if right.path is not None
-            else right.resource in rule.resources and right.group in rule.groups
-        )
-        and right.verb in rule.verbs
-    ]
-    last = max((usage.last[right] for right in matching), default="")
-    return f"used {sum(usage.counts[right] for right in matching):,} times, last {last[:19]}Z"
-
-
-def _subject(user: str) -> _Object:
-    if user.startswith(SERVICE_ACCOUNT):
-        namespace, _, name = user.removeprefix(SERVICE_ACCOUNT).partition(":")
-        return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
-    return {"apiGroup": API_GROUP, "kind": "User", "name": user}
-
-
-def _dump(content: object) -> str:
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120).rstrip()
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {one}" for one in text.splitlines())

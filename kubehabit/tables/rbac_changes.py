@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from detection.authorization.escalation import ADMIN, EscalationStep, subjects_who_may
+from detection.authorization.escalation import ADMIN, EscalationStep, Identity, subjects_who_may
 from detection.authorization.least_privilege import WhatIf
 from detection.authorization.rbac import Rbac
 from detection.authorization.requests import AccessRequest
@@ -77,12 +77,13 @@ def who_can_screen(request: str, found: Sequence[Mapping[str, Any]]) -> list[Ren
     return [line(f"May {request}:"), new_table("", "who", "binding", "role", "", rows=rows)]
 
 
-def path_rows(paths: Mapping[str, Sequence[EscalationStep]]) -> list[_Object]:
+def path_rows(paths: Mapping[Identity, Sequence[EscalationStep]]) -> list[_Object]:
     """Whom a user can become, by which steps; everything first, then by number of steps."""
     ordered = sorted(paths.items(), key=lambda item: (item[0] != ADMIN, len(item[1]), item[0]))
     return [
         {
-            "target": target,
+            "target": target.name,
+            "kind": target.kind,
             "steps": [
                 {
                     "from": step.source,
@@ -103,7 +104,7 @@ def path_screen(user: str, found: Sequence[Mapping[str, Any]]) -> list[Renderabl
     if not found:
         return [line(f"{user} can become nobody else by its rights.")]
     parts: list[RenderableType] = [line(f"{user} can become {len(found):,} others.")]
-    if found[0]["target"] == ADMIN:
+    if found[0]["kind"] == ADMIN.kind:
         steps = [
             (one["from"], one["how"], one["to"], one["binding"] or "", one["technique"])
             for one in found[0]["steps"]
@@ -121,7 +122,7 @@ def path_screen(user: str, found: Sequence[Mapping[str, Any]]) -> list[Renderabl
             one["steps"][-1]["binding"] or "",
         )
         for one in found
-        if one["target"] != ADMIN
+        if one["kind"] != ADMIN.kind
     ]
     if others:
         parts += [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Group, RenderableType
 
+from detection.rules.rule_words import words_of
 from kubehabit.tables.screen import Json, heading, items, line, new_table
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _broken(broken: Sequence[Json]) -> list[RenderableType]:
 
 def rule_screen(found: Json) -> RenderableType:
     """One rule, in the order in which it is read."""
-    matched = [f"{name}: {_words(value)}" for name, value in found["matchConstraints"].items() if value]
+    matched = [f"{name}: {words_of(value)}" for name, value in found["matchConstraints"].items() if value]
     days = found["habitDays"]
     habit = (
         f"Once a principal did it on {days} days it is its habit, and no longer reported."
@@ -80,16 +81,6 @@ def rule_screen(found: Json) -> RenderableType:
         *items("Tests", [f"{'hits' if one['hits'] else 'no hit'}: {one['name']}" for one in found["tests"]]),
         *items("References", [*found["techniques"], *found["references"]]),
     )
-
-
-def _words(value: object) -> str:
-    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        return "; ".join(
-            " ".join(f"{name} {_words(part)}" for name, part in one.items() if part) for one in value
-        )
-    if isinstance(value, list | tuple):
-        return ", ".join(f'"{one}"' if one == "" else str(one) for one in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def tests_object(

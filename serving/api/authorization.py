@@ -6,9 +6,8 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from detection.authorization.rbac import Rbac
 from detection.authorization.requests import AccessRequest
-from detection.authorization.usage import UserUsage
+from serving.api.fresh_rights import FreshRights
 from serving.api.incidents import read_incident
 from serving.authorization.rights import (
     EscalationPaths,
@@ -21,48 +20,21 @@ from serving.authorization.rights import (
 )
 from serving.forensics import clock
 from serving.forensics.containment import DAYS, incident_containment
-from serving.forensics.rights import UsedRights, used_rights
-from serving.http.problems import ProblemError
 from serving.runtime import Service
 
 _SECONDS = 10.0
-_DAY = 86_400_000_000
 User = Annotated[str, Query(description="User name as the log has it", max_length=512)]
 Days = Annotated[float, Query(gt=0, le=36_500, description="Days of the event store that count as use")]
 
 
-def current_rbac(service: Service) -> Rbac:
-    """A copy of roles and bindings as they stand after what was scored until now.
-
-    Raises:
-        ProblemError: no snapshot is set, or the scoring thread is busy for too long.
-    """
-    try:
-        rbac = service.rbac()
-    except TimeoutError:
-        raise ProblemError(503, "A batch is being scored: try again.", {"Retry-After": "2"}) from None
-    if rbac is None:
-        raise ProblemError(
-            404, "The service has no roles and bindings: set authorization.snapshot in serve.yaml."
-        )
-    return rbac
-
-
-def _used(service: Service, days: float, without: list[str]) -> tuple[int, UsedRights]:
-    since = clock.now() - int(days * _DAY)
-    service.wait_for_events(_SECONDS)
-    found = service.forensics.ask(lambda queries: used_rights(queries, since, without=without))
-    return since, found
-
-
-def containment(service: Service, incident_id: str, days: float) -> IncidentContainment:
+def containment(service: Service, rights: FreshRights, incident_id: str, days: float) -> IncidentContainment:
     """What would have stopped an incident.
 
     Raises:
         ProblemError: there is no such incident, no snapshot, or no event store.
         NotFoundError: there is no such incident.
     """
-    rbac = current_rbac(service)
+    rbac = rights.current().rbac
     incident = read_incident(service, incident_id)
     service.wait_for_events(_SECONDS)
     return service.forensics.ask(lambda queries: incident_containment(queries, incident, rbac, days))
@@ -70,11 +42,12 @@ def containment(service: Service, incident_id: str, days: float) -> IncidentCont
 
 def add_authorization_routes(app: FastAPI, service: Service) -> None:
     """Every route of rights."""
+    rights: FreshRights = app.state.rights
 
     @app.get("/v1/incidents/{incident_id}/containment", tags=["rights"])
     def incident_containment(incident_id: str, days: Days = DAYS) -> IncidentContainment:
         """Which bindings made an incident possible, and the smallest change of RBAC that stops it and nothing in use."""
-        return containment(service, incident_id, days)
+        return containment(service, rights, incident_id, days)
 
     @app.get("/v1/rbac/report", tags=["rights"])
     def report(
@@ -86,15 +59,13 @@ def add_authorization_routes(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> RightsReport:
         """Rights that were granted and never used, of users seen in the event store; most risky ones first."""
-        rbac = current_rbac(service)
-        since, used = _used(service, days, [])
+        book = rights.book(days)
+        used = book.usage.used
         names = user or sorted(used.users)
-        rights = [
-            rights_of(rbac, name, used.users.get(name) or UserUsage(), whole=bool(user)) for name in names
-        ]
-        rights.sort(key=lambda one: (-one.risky_unused, -one.unused, one.user))
-        written = clock.written(since)
-        return RightsReport(since=written, requests=used.requests, complete=used.whole, users=rights[:limit])
+        found = [rights_of(book.index, name, whole=bool(user)) for name in names]
+        found.sort(key=lambda one: (-one.risky_unused, -one.unused, one.user))
+        written = clock.written(book.usage.since)
+        return RightsReport(since=written, requests=used.requests, complete=used.whole, users=found[:limit])
 
     @app.get("/v1/rbac/who-can", tags=["rights"])
     def subjects(
@@ -107,7 +78,7 @@ def add_authorization_routes(app: FastAPI, service: Service) -> None:
         name: Annotated[str, Query(max_length=512)] = "",
     ) -> WhoCan:
         """Who may do something, and by which binding."""
-        return who_can(current_rbac(service), AccessRequest.from_words(verb, resource, namespace, name))
+        return who_can(rights.current().rbac, AccessRequest.from_words(verb, resource, namespace, name))
 
     @app.get("/v1/rbac/paths", tags=["rights"])
     def paths(
@@ -117,4 +88,4 @@ def add_authorization_routes(app: FastAPI, service: Service) -> None:
         ] = None,
     ) -> EscalationPaths:
         """Whom a user can become by its rights, step by step. Admission and what runs where may still stand in its way."""
-        return paths_of(current_rbac(service), user, group or ())
+        return paths_of(rights.escalation(), user, group or ())

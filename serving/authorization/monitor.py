@@ -8,6 +8,7 @@ what is beyond that is counted (`kubehabit_authorization_withheld_total`).
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from cachetools import LRUCache
 from data.events.audit_event import AuditEvent
 from detection.authorization.agreement import CONTRADICTIONS, Comparison
 from detection.authorization.oracle import AuthorizationOracle
+from detection.authorization.rbac import Rbac
 from detection.evidence import INCIDENT_SECONDS
 
 _log = logging.getLogger("kubehabit.authorization")
@@ -35,6 +37,9 @@ EARLIER, ELSEWHERE = "before the snapshot", "another cluster"
 
 _OUTCOMES = ("agrees", "unknown", "not authorized", "refused though a rule allows it", *CONTRADICTIONS)
 _WITHHELD = ("reported already", "accepted", "too many", "log without decisions")
+
+#: How long it is taken for granted which accounts run pods.
+_FRESH_SECONDS = 60.0
 
 Verdict = Literal["normal", "malicious", "unclear"]
 
@@ -81,6 +86,23 @@ class MonitorFigures:
     unknown_changes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CurrentRights:
+    """Roles and bindings at a moment; nobody changes them.
+
+    Attributes:
+        rbac: roles and bindings.
+        on_nodes: service accounts whose pods run, as user names.
+        pods_known: whether a snapshot had the pods: else there are more than those.
+        unknown_changes: changes whose content the log did not have.
+    """
+
+    rbac: Rbac
+    on_nodes: frozenset[str]
+    pods_known: bool
+    unknown_changes: int
+
+
 class AuthorizationMonitor:
     """Compares the events of a service with the rules, in the order of their arrival; called by one thread at a time.
 
@@ -101,6 +123,8 @@ class AuthorizationMonitor:
         self._withheld: Counter[str] = Counter()
         self._spent, self._spent_at = 0.0, 0
         self._spent_by: LRUCache[str, tuple[float, int]] = LRUCache(_USERS)
+        self._current: CurrentRights | None = None
+        self._current_until = 0.0
 
     def compare(self, events: Sequence[AuditEvent]) -> list[Comparison | None]:
         """Compare events and count what came of it.
@@ -199,6 +223,29 @@ class AuthorizationMonitor:
         found.outcomes.update(self._outcomes)
         found.withheld.update(self._withheld)
         return found
+
+    def current(self) -> CurrentRights:
+        """Roles and bindings as they stand; the same object as long as they have not changed.
+
+        Which accounts run pods is looked up again after a minute.
+        """
+        now, known = time.monotonic(), self._current
+        rbac, follower = self.oracle.rbac, self.oracle.follower
+        if known is not None and known.rbac.generation == rbac.generation and now < self._current_until:
+            return known
+        unchanged = known is not None and known.rbac.generation == rbac.generation
+        on_nodes = frozenset(self.oracle.graph.accounts())
+        if known is not None and unchanged and known.on_nodes == on_nodes:
+            self._current_until = now + _FRESH_SECONDS
+            return known
+        self._current = CurrentRights(
+            known.rbac if known is not None and unchanged else rbac.copy(),
+            on_nodes,
+            self.oracle.graph.complete,
+            follower.unknown,
+        )
+        self._current_until = now + _FRESH_SECONDS
+        return self._current
 
     def snapshot(self) -> Callable[[], dict[str, Any]]:
         """What must outlive a restart; the result makes it ready for MessagePack, on any thread, as it is now."""

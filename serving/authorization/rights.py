@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from detection.authorization.authorizer import MASTERS
 from detection.authorization.containment import Containment, SuspectRequest, contain
 from detection.authorization.escalation import Escalation, subjects_who_may
-from detection.authorization.least_privilege import GrantedRight, granted_rights
+from detection.authorization.least_privilege import GrantedRight, rights_by
 from detection.authorization.rbac import BindingGrant, Rbac
 from detection.authorization.requests import AccessRequest
+from detection.authorization.right_index import RightIndex
 from detection.authorization.usage import UserUsage
 from serving.schemas import ApiModel, clean
 
@@ -80,6 +81,10 @@ class EscalationPath(ApiModel):
     """The shortest way from a user to another, or to everything (`cluster-admin`)."""
 
     target: str
+    kind: Annotated[
+        Literal["user", "group", "role", "node", "everything"],
+        Field(description="role: the rights of a role that can be bound; node: what runs on any node"),
+    ]
     steps: list[EscalationStepView]
 
 
@@ -124,18 +129,18 @@ def _words(grant: BindingGrant) -> str:
     return clean(f"{grant.binding} of {grant.role}")
 
 
-def rights_of(rbac: Rbac, user: str, usage: UserUsage, *, whole: bool) -> UserRights:
+def rights_of(index: RightIndex, user: str, *, whole: bool) -> UserRights:
     """The rights of a user; with `whole` each of them, else only their numbers."""
-    found = granted_rights(rbac, user, usage)
-    used = sum(one.uses > 0 for one in found)
-    risky = sum(not one.uses and bool(one.risk) for one in found)
+    usage = index.usage.get(user) or UserUsage()
+    grants = list(index.rbac.all_bindings_of(user, usage.groups))
+    total = index.total(grants, [user])
     return UserRights(
         user=clean(user),
-        granted=len(found),
-        used=used,
-        unused=len(found) - used,
-        risky_unused=risky,
-        rights=[_right(one) for one in found[:_SHOWN]] if whole else [],
+        granted=total.granted,
+        used=total.used,
+        unused=total.granted - total.used,
+        risky_unused=total.risky_unused,
+        rights=[_right(one) for one in rights_by(index, grants, [user])[:_SHOWN]] if whole else [],
     )
 
 
@@ -166,13 +171,13 @@ def who_can(rbac: Rbac, request: AccessRequest) -> WhoCan:
     )
 
 
-def paths_of(rbac: Rbac, user: str, groups: Iterable[str]) -> EscalationPaths:
+def paths_of(escalation: Escalation, user: str, groups: Iterable[str]) -> EscalationPaths:
     """Whom a user with some groups can become, the shortest paths first."""
-    escalation = Escalation(rbac)
     found = escalation.paths(user, tuple(dict.fromkeys((*escalation.groups_of(user), *groups))))
     paths = [
         EscalationPath(
-            target=clean(target),
+            target=clean(target.name),
+            kind=target.kind,
             steps=[
                 EscalationStepView(
                     source=clean(step.source),

@@ -349,10 +349,10 @@ def _drawn_line(line: _GraphLine, source: _Box, target: _Box, labels: list[_Labe
     path = f"M{begin_x:.0f} {begin_y:.0f}"
     for way in line.ways:
         y = way.y + way.height / 2
-        path += _curve(begin_x, begin_y, way.x, y) + f"H{way.x + way.width:.0f}"
+        path += curve(begin_x, begin_y, way.x, y) + f"H{way.x + way.width:.0f}"
         begin_x, begin_y = way.x + way.width, y
     if ahead:
-        path += _curve(begin_x, begin_y, end_x - 2, end_y)
+        path += curve(begin_x, begin_y, end_x - 2, end_y)
     else:
         out = max(begin_x, end_x) + 46
         path += f"C{out:.0f} {begin_y:.0f} {out:.0f} {end_y:.0f} {end_x + 2:.0f} {end_y:.0f}"
@@ -391,7 +391,8 @@ def _covers(one: _Label, other: _Label) -> bool:
     return abs(one.x - other.x) < reach and abs(one.y - other.y) < _LABEL
 
 
-def _curve(begin_x: float, begin_y: float, end_x: float, end_y: float) -> str:
+def curve(begin_x: float, begin_y: float, end_x: float, end_y: float) -> str:
+    """A curve that begins and ends level, as a part of an SVG path."""
     middle = (begin_x + end_x) / 2
     return f"C{middle:.0f} {begin_y:.0f} {middle:.0f} {end_y:.0f} {end_x:.0f} {end_y:.0f}"
 
@@ -422,13 +423,13 @@ def _drawn_box(box: _Box) -> Markup:
         round(box.y),
         round(room),
         box.height,
-        _fit(visible(box.name), int(room / _LETTER)),
-        _fit(visible(what), int(room / _SMALL_LETTER)),
+        fit(visible(box.name), int(room / _LETTER)),
+        fit(visible(what), int(room / _SMALL_LETTER)),
     )
     return Markup('<a href="{}">{}</a>').format(box.url, drawn) if box.url else drawn
 
 
-def _fit(text: str, letters: int) -> str:
+def fit(text: str, letters: int) -> str:
     """A text that fits: its beginning and its end, which tell more than its middle."""
     if len(text) <= letters:
         return text

@@ -59,6 +59,8 @@ NAVIGATION = (
     NavigationItem("/console/incidents", "Incidents", "graph"),
     NavigationItem("/console/principals", "Principals", "people"),
     NavigationItem("/console/search", "Search", "search"),
+    NavigationItem("/console/rights", "Rights", "key"),
+    NavigationItem("/console/rules", "Rules", "shield"),
     NavigationItem("/console/model", "Model", "chip"),
     NavigationItem("/console/exceptions", "Exceptions", "mute"),
     NavigationItem("/console/glossary", "Glossary", "book"),
@@ -72,9 +74,9 @@ def visible(text: str) -> str:
 
 def _finish(value: Any) -> Any:
     """Filters everything that a template outputs."""
-    if isinstance(value, Markup):
+    if value is None or isinstance(value, Markup | int | float):
         return value
-    return visible(value) if isinstance(value, str) else value
+    return visible(str(value))
 
 
 # -- words explained ----------------------------------------------------------------------------------------------
@@ -265,6 +267,22 @@ def object_url(time: datetime | str | None, resource: str, namespace: str = "", 
     return events_url(time, **{key: value for key, value in given.items() if value})
 
 
+def allowing_binding_url(text: str) -> str:
+    """The page of the binding that a reason of the API server names: `RoleBinding "edit/shop" of ...`; empty if it names none."""
+    kind, _, rest = text.partition(' "')
+    named, quote_, _ = rest.partition('"')
+    if kind not in ("ClusterRoleBinding", "RoleBinding") or not quote_:
+        return ""
+    name, _, namespace = named.partition("/") if kind == "RoleBinding" else (named, "", "")
+    return binding_url(name, namespace)
+
+
+def binding_url(name: str, namespace: str = "") -> str:
+    """The page of a binding; of one of the whole cluster without a namespace."""
+    query = {"binding": name} | ({"namespace": namespace} if namespace else {})
+    return "/console/rights/binding?" + urlencode(query)
+
+
 @lru_cache(maxsize=32)
 def _fingerprint(name: str) -> str:
     return hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()[:12]
@@ -293,6 +311,7 @@ def environment() -> jinja2.Environment:
     made.filters.update(explain=_explain, moment=_moment, ago=ago, utc=utc, lasted=lasted, visible=visible)
     made.globals.update(term=_term, asset=asset, count=count, has_page=has_page, principal_url=principal_url)
     made.globals.update(event_url=event_url, events_url=events_url, object_url=object_url)
+    made.globals.update(allowing_binding_url=allowing_binding_url)
     return made
 
 

@@ -19,6 +19,7 @@ from data.principals.identity import Identity
 from serving.access.reloading_file import ReloadingFile
 from serving.alerts.exceptions import read_exceptions
 from serving.alerts.explain.explainer import Explainer
+from serving.authorization.monitor import AuthorizationMonitor
 from serving.authorization.open import open_monitor
 from serving.delivery.outbox import Outbox
 from serving.history.activity import MOST_SEEN, Principals, Trained
@@ -73,6 +74,30 @@ def load_engine(
     finally:
         stop_client()
     store = AlertStore.from_settings(settings.store, store_url)
+    return make_engine(
+        settings,
+        loaded,
+        explainer,
+        store,
+        outbox=outbox_of(settings, store) if store_url is None else None,
+        authorization=open_monitor(settings.authorization),
+        rules=RuleFolders(settings.rules),
+        exceptions=exceptions_of(settings),
+    )
+
+
+def make_engine(
+    settings: Settings,
+    loaded: Loaded,
+    explainer: Explainer,
+    store: AlertStore,
+    *,
+    outbox: Outbox | None,
+    authorization: AuthorizationMonitor | None,
+    rules: RuleFolders,
+    exceptions: Callable[[], HabitExceptions],
+) -> Engine:
+    """An engine that has not scored yet, of a model whose detector no other engine has."""
     encoder, gap = loaded.detector.encoder, round(settings.alerts.gap_minutes * 60e6)
     context = ContextTracker(
         explainer,
@@ -92,11 +117,28 @@ def load_engine(
         principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
         context=context,
         loaded=loaded,
-        outbox=outbox_of(settings, store) if store_url is None else None,
-        exceptions=exceptions_of(settings),
-        authorization=open_monitor(settings.authorization),
-        rules=RuleAlerts(RuleFolders(settings.rules).current),
+        outbox=outbox,
+        exceptions=exceptions,
+        authorization=authorization,
+        rules=RuleAlerts(rules.current),
     )
+
+
+def sibling(loaded: Loaded, settings: Settings) -> Loaded:
+    """The same model with another detector, which begins with what training knew; both run the same graphs."""
+    from data.actions.stage_folding import StageFolder
+    from detection.detector import Detector
+
+    first = loaded.detector
+    detector = Detector(
+        first.bundle,
+        model=first.model,
+        newest=first.reconstruction.newest,
+        cached_windows=settings.model.cached_windows,
+        folder=StageFolder(key=secrets.token_bytes(KEY_BYTES)),
+        probation_days=settings.alerts.probation_days,
+    )
+    return replace(loaded, detector=detector)
 
 
 def open_model(settings: Settings, wanted: ModelReference | Path | None = None) -> Loaded:

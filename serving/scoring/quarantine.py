@@ -78,19 +78,8 @@ class Quarantine:
         return first, last, suspected, bool(tried)
 
     def convicts(self, trial: Callable[[], object]) -> bool:
-        """Whether a trial ends, or holds up, a copy of this process. What kills from outside is no fault of the record."""
-        child = os.fork()
-        if child == 0:
-            _run_and_exit(trial)
-        until = time.monotonic() + _TRIAL_SECONDS
-        while time.monotonic() < until:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                return status != 0
-            time.sleep(_LOOK_SECONDS)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return True
+        """As `ends_process`."""
+        return ends_process(trial)
 
     def is_suspect(self, sequence: int) -> bool:
         """Whether a record was in work when the process before this one ended, and was not tried since."""
@@ -146,6 +135,22 @@ class Quarantine:
         """Close the marker, which says then that nothing is in work."""
         self.end()
         os.close(self._file)
+
+
+def ends_process(trial: Callable[[], object]) -> bool:
+    """Whether a trial ends, or holds up, a copy of this process. What kills from outside is no fault of the record."""
+    child = os.fork()
+    if child == 0:
+        _run_and_exit(trial)
+    until = time.monotonic() + _TRIAL_SECONDS
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status != 0
+        time.sleep(_LOOK_SECONDS)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
 
 
 def _run_and_exit(trial: Callable[[], object]) -> NoReturn:

@@ -154,7 +154,7 @@ class RuleAlerts:
         for hit in self._evaluator.evaluate(acted, answer):
             row = hit.row
             if (name := _exception(exceptions, acted, row)) is not None:
-                self._filter.allow(hit)
+                self._filter.allow(hit, acted.times[row])
                 found.allowed.setdefault(row, (name, []))[1].append(FilteredHit(hit, "allowed"))
                 continue
             kept = self._filter.decide(hit, acted.events[row], acted.principals[row], acted.times[row])
@@ -181,6 +181,15 @@ class RuleAlerts:
             }
             for name, one in list(self._evaluator.counts.items())
         ]
+
+    def hits_since(self, day: int) -> dict[str, dict[str, int]]:
+        """Hits of each rule by outcome, from a day of the log on (days since 1970)."""
+        found: dict[str, dict[str, int]] = {}
+        for when, counts in list(self._filter.by_day.items()):
+            for (rule, outcome), number in list(counts.items()) if when >= day else ():
+                of_rule = found.setdefault(rule, dict.fromkeys(OUTCOMES, 0))
+                of_rule[outcome] += number
+        return found
 
     def snapshot(self) -> dict[str, Any]:
         """What is known of earlier events, as plain data."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ class AlertStore:
     """Alerts in a SQL database. Several processes may share one PostgreSQL database; their writers take turns.
 
     Args:
-        url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
+        url: SQLAlchemy URL; `sqlite://` keeps everything in memory. With `?schema=NAME`, PostgreSQL's tables are in that schema,
+            which is made if there is none.
         retention_days: alerts raised longer ago are deleted, with everything that belongs to them except feedback.
         max_alerts: beyond this number the least severe are deleted, the oldest of them first; the newest tenth stays.
         clock: time of receipt.
@@ -131,7 +133,7 @@ class AlertStore:
         self._turn = threading.Lock()
         self._on_error: Callable[[str], None] = lambda _: None
         try:
-            self._engine = _open(url)
+            self._engine = open_database(url)
             self._migrate()
             with self._engine.connect() as connection:
                 newest = connection.scalar(sa.select(sa.func.max(ALERTS.c.raised)))
@@ -526,12 +528,17 @@ def _with_audit_ids(connection: Connection, number: int, document: str, limit: i
     return alert
 
 
-def _open(url: str) -> Engine:
+def open_database(url: str) -> Engine:
+    """Connections to an alert store's database; raises StoreError for another kind of database, SQLAlchemyError, OSError."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         defaults = {name: value for name, value in _POSTGRESQL_DEFAULTS.items() if name not in parsed.query}
+        schema = parsed.query.get("schema")
+        parsed = parsed.difference_update_query(["schema"])
         engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=defaults)
         sa.event.listen(engine, "connect", _prepare_postgresql)
+        if schema is not None:
+            sa.event.listen(engine, "connect", partial(_enter_schema, str(schema)))
         return engine
     if parsed.get_backend_name() != "sqlite":
         raise StoreError(
@@ -583,10 +590,38 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
+def _enter_schema(schema: str, connection: Any, _record: Any) -> None:
+    """Let a connection to PostgreSQL work in a schema, which is made if there is none."""
+    from psycopg import sql
+    from psycopg.errors import DuplicateSchema, UniqueViolation
+
+    name = sql.Identifier(schema)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,))
+        if cursor.fetchone() is None:  # or a role that may use it, but make none, could not connect
+            try:
+                cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            except (DuplicateSchema, UniqueViolation):  # another process made it at the same moment
+                connection.rollback()
+        cursor.execute(sql.SQL("SET search_path TO {}").format(name))
+    connection.commit()
+
+
 def _take_turn(connection: Connection, key: int) -> None:
-    """Hold PostgreSQL's advisory lock to the end of the transaction. SQLite has only one writer anyway."""
+    """Hold PostgreSQL's advisory lock to the end of the transaction. SQLite has only one writer anyway.
+
+    Each schema has locks of its own, but for `public`, whose are those of earlier releases.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        schema = sa.func.current_schema()
+        connection.execute(
+            sa.select(
+                sa.case(
+                    (schema == "public", sa.func.pg_advisory_xact_lock(key)),
+                    else_=sa.func.pg_advisory_xact_lock(key, sa.func.hashtext(schema)),
+                )
+            )
+        )
 
 
 def _what_to_check(url: str) -> str:
@@ -622,7 +657,7 @@ def has_current_schema(url: str) -> bool:
         StoreError: the store cannot be opened.
     """
     try:
-        engine = _open(url)
+        engine = open_database(url)
         try:
             with engine.connect() as connection:
                 if not sa.inspect(connection).has_table("alembic_version"):

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from data.events.audit_event import AuditEvent
 from data.timestamps import are_usual, is_time, parse_times
-from serving.schemas import SEVERITIES
+from serving.schemas import SEVERITIES, Alert
 from serving.telemetry.ingest_health import IngestHealth
 from serving.telemetry.model_metrics import CountedActions, DescribedModel, ModelMetrics, begin_at_zero
 
@@ -36,14 +36,34 @@ class ComparedFigures(Protocol):
     unknown_changes: int
 
 
+class ScoredBatch(Protocol):
+    """What is counted of a batch (`serving.scoring.verdicts.Batch`)."""
+
+    events: int
+    scored: int
+    flagged: Mapping[str, int]
+    raised: list[Alert]
+    seconds: float
+    dropped: int
+
+    @property
+    def counts(self) -> CountedActions:
+        """What is counted of its actions besides."""
+
+    @property
+    def refused(self) -> Sequence[object]:
+        """Unusual actions that are in no alert."""
+
+
 class Metrics:
     """Counters of one application; a registry of its own, so that several can live in one process.
 
-    `life` has those of the model while it is served. What sets or counts a single figure is that figure's own method.
+    `registry` has all of them, `life` those of the model while it is served. What sets or counts a single figure is that
+    figure's own method.
     """
 
     def __init__(self, figures: Callable[[], Figures | None] = lambda: None) -> None:
-        registry = self._registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
@@ -127,7 +147,7 @@ class Metrics:
         journal_max_bytes: int,
     ) -> None:
         """Export the journal's size and what waits to be scored: batches, and since when the first waits (seconds)."""
-        gauge = partial(Gauge, registry=self._registry)
+        gauge = partial(Gauge, registry=self.registry)
         gauge("kubehabit_backlog_batches", "Durable batches that are not scored yet.").set_function(
             lambda: backlog()[0]
         )
@@ -153,19 +173,19 @@ class Metrics:
     def quarantine(self, number: Callable[[], int]) -> None:
         """Export how many batches are set aside because they ended the process."""
         text = "Batches set aside, unscored, because they ended the process twice."
-        Gauge("kubehabit_quarantined_batches", text, registry=self._registry).set_function(number)
+        Gauge("kubehabit_quarantined_batches", text, registry=self.registry).set_function(number)
 
     def authorization(self, figures: Callable[[], ComparedFigures]) -> None:
         """Export what comparing events with roles and bindings came to."""
-        self._registry.register(_OnScrape(lambda: _compared(figures())))
+        self.registry.register(_OnScrape(lambda: _compared(figures())))
 
     def alert_store(self, suspended: Callable[[], bool], dropped: Callable[[], Mapping[str, int]]) -> None:
         """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
-        self._registry.register(_OnScrape(lambda: _bounds(suspended(), dropped())))
+        self.registry.register(_OnScrape(lambda: _bounds(suspended(), dropped())))
 
     def rules(self, figures: Callable[[], Sequence[Mapping[str, Any]]], broken: Callable[[], int]) -> None:
         """Export what each rule did (`serving.scoring.rule_alerts.RuleAlerts.figures`) and how many files cannot be used."""
-        self._registry.register(_OnScrape(lambda: _rules(figures(), broken())))
+        self.registry.register(_OnScrape(lambda: _rules(figures(), broken())))
 
     def event_store(
         self, behind: Callable[[], int], usable: Callable[[], bool], set_aside: Callable[[], int]
@@ -188,7 +208,7 @@ class Metrics:
                 set_aside,
             ),
         ):
-            Gauge(name, help_, registry=self._registry).set_function(value)
+            Gauge(name, help_, registry=self.registry).set_function(value)
 
     def batch(
         self,
@@ -217,6 +237,20 @@ class Metrics:
             self._alerts.labels(severity).inc()
         self._refused.inc(refused)
         self._scoring.observe(seconds)
+
+    def scored(self, batch: ScoredBatch, events: Sequence[AuditEvent], repeated: int) -> None:
+        """Count a scored batch: its new events, and how many more were sent before."""
+        self.batch(
+            scored=batch.scored,
+            counts=batch.counts,
+            folded=batch.events - batch.scored,
+            repeated=repeated,
+            refused=len(batch.refused) + batch.dropped,
+            flagged=batch.flagged,
+            raised=[alert.severity for alert in batch.raised],
+            seconds=batch.seconds,
+        )
+        self.lag(events)
 
     def lag(self, events: Sequence[AuditEvent]) -> None:
         """Observe how long the events of a batch, just scored, took to arrive."""
@@ -254,7 +288,7 @@ class Metrics:
         sinks = list(names)
         begin_at_zero(self._sinks, *product(sinks, ("sent", "failed", "refused", "dropped")))
         begin_at_zero(self._dropped, *product(sinks, SEVERITIES[1:]))
-        self._registry.register(_OnScrape(lambda: _outbox(depths())))
+        self.registry.register(_OnScrape(lambda: _outbox(depths())))
 
     def sink(self, name: str, outcome: str) -> None:
         """Count one attempt to send an alert."""
@@ -275,7 +309,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """Text in Prometheus' exposition format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _OnScrape(Collector):

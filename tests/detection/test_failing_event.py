@@ -77,7 +77,8 @@ def fail_at(step: str, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> N
             "context": (detector.encoder._contexts, "_make"),
             "windows": (detector.windows, "cut"),
             "model": (detector.reconstruction, "nll"),
-            "habits": (detector.habits, "observe"),
+            "habits": (detector.habits, "observe_own"),
+            "habits of others": (detector.habits, "observe_shared"),
             "sum": (detector.accumulator, "add_until_flagged"),
             "probation": (detector.probation, "remember"),
         }[step]
@@ -85,7 +86,8 @@ def fail_at(step: str, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "step", ["time", "context", "windows", "model", "habits", "sum", "probation", "explanation"]
+    "step",
+    ["time", "context", "windows", "model", "habits", "habits of others", "sum", "probation", "explanation"],
 )
 def test_a_call_that_fails_changes_nothing(
     bundle: Bundle, events: list[AuditEvent], step: str, monkeypatch: pytest.MonkeyPatch

@@ -285,8 +285,8 @@ def test_it_outlives_a_change_of_the_model_even_of_one_that_learned_it(touchy: B
 def test_who_does_ever_new_things_cannot_keep_the_judge_busy(
     nervous: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, judge = [], ActionJudge._judge
-    monkeypatch.setattr(ActionJudge, "_judge", lambda *given: passes.append(1) or judge(*given))
+    passes, compute = [], ActionJudge._compute
+    monkeypatch.setattr(ActionJudge, "_compute", lambda *given: passes.append(1) or compute(*given))
     monkeypatch.setattr("detection.probation.CLOSELY", 8)
     flood = [done(second, resource=f"kind-{second}") for second in range(60)]
     later = [done(HOUR, resource="kind-50"), done(HOUR + 60, resource="kind-0")]

@@ -1,6 +1,7 @@
 """Kills and faults by the hour.
 
 python -m tests.soak kills --count 1000 --report kills.json      SIGKILL at random moments; --resume continues a run
+python -m tests.soak fleet --count 50 --report fleet.json        SIGKILL of workers at random moments, on a Kafka in this process
 python -m tests.soak faults --count 3 --report faults.json       each fault so many times, at random moments
 """
 
@@ -32,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kills", "faults", "memory"))
+    parser.add_argument("what", choices=("kills", "faults", "memory", "fleet"))
     parser.add_argument("--count", type=int, default=1000, help="SIGKILLs, runs of each fault, or hours")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="kinds of episodes, or names of faults, separated by commas")
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on where the run that wrote --report ended")
     parser.add_argument("--folder", type=Path, help="for the homes; a temporary one by default")
     parser.add_argument("--bundle", type=Path, help="of another model than the small one of the tests")
+    parser.add_argument("--events", type=int, default=77_000, help="of the recording, for fleet")
     parser.add_argument("--principals", type=int, default=100, help="of the simulated cluster")
     chosen = parser.parse_args()
     done: list[dict[str, Any]] = []
@@ -48,6 +50,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="kubehabit-soak-", dir=chosen.folder))
     if chosen.what == "memory":
         return measure_memory(chosen, folder)
+    if chosen.what == "fleet":
+        return kill_workers(chosen, folder)
 
     def save(runs: list[dict[str, Any]]) -> None:
         if chosen.report is not None:
@@ -75,6 +79,23 @@ def main() -> int:
         kills.close()
     print(json.dumps(summaries[chosen.what](done), indent=1))
     if any(one["problems"] for one in done):
+        print(f"What was wrong can be looked at in {folder}.")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+def kill_workers(chosen: argparse.Namespace, folder: Path) -> int:
+    """Print what two workers of a fleet made of the log; 1 if it is not what one process makes of it."""
+    from tests.soak import fleet
+
+    bundle = chosen.bundle or bundles_in(folder, None)["1"]
+    run = fleet.campaign(folder, bundle, chosen.events, chosen.count, chosen.seed)
+    text = json.dumps(fleet.to_dict(run), indent=1)
+    if chosen.report is not None:
+        chosen.report.write_text(text)
+    print(text)
+    if run.problems or run.lost or run.doubled or run.differing:
         print(f"What was wrong can be looked at in {folder}.")
         return 1
     shutil.rmtree(folder)

@@ -98,7 +98,7 @@ class Baseline(ABC):
 def severities(flagged: Flags, stretch: Stretch) -> list[str]:
     """Severity of each action by what it touches alone; "none" where it is not flagged."""
     return [
-        _BY_SENSITIVITY[level] if hit else "none"
+        _BY_SENSITIVITY[max(level, 0)] if hit else "none"
         for hit, level in zip(flagged.tolist(), stretch.sensitivity.tolist(), strict=True)
     ]
 

@@ -20,6 +20,8 @@ _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
 _KEYS = "|".join(UNWRAPPED).encode()
 _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
+#: What a record has, and the beginning of a list of records has not.
+_RECORD_KEYS = (b'"auditID"', b'"AuditId"', b'"protoPayload"')
 _VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]*)"')
 _SIGNATURE = re.compile(rb'\{\s*"[^"\\\n]{1,64}"\s*:')
 #: Bytes; what is shorter is cheap to look at again, and may be a live log that waits.
@@ -35,8 +37,13 @@ def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
 
 
 def opens_document(line: bytes) -> bool:
-    """Whether a line that is no record by itself is the first of a document spread over several lines."""
-    return line.rstrip()[-1:] in (b"{", b"[") and _OPENER.fullmatch(line) is not None
+    """Whether a line that is no record by itself is the first of a document spread over several lines.
+
+    A record that was cut off behind the name of a list in its body is none: what is left of it is to be read.
+    """
+    if line.rstrip()[-1:] not in (b"{", b"[") or _OPENER.fullmatch(line) is None:
+        return False
+    return not any(key in line for key in _RECORD_KEYS)
 
 
 class Documents:
@@ -227,7 +234,7 @@ class Documents:
             if begins_line and before == self._indent:  # the list was not at its end after all
                 self._base = 2
                 self._begin(at)
-            elif self._after_brace and self._depth <= 1:  # the end of the document before is missing
+            elif self._after_brace:  # the end of the document before is missing
                 self._depth, self._base, self._header = 0, _OUTSIDE, None
                 self._begin(at)
             else:

@@ -12,7 +12,7 @@ import msgspec
 from data.events.audit_event import UNREADABLE
 from data.events.formats.aks import AksRecord
 from data.events.formats.eks import EksExport, EksRecord
-from data.events.formats.event_list import Lists
+from data.events.formats.event_list import UNWRAPPED, Lists
 from data.events.formats.gke import GkeEntry
 from data.events.formats.ocsf import OcsfActivity
 from data.events.formats.reading import Format, Limits, Reading
@@ -29,8 +29,9 @@ _MEMBERS: dict[type, frozenset[str]] = {
     GkeEntry: frozenset({"protoPayload", "protopayload_auditlog", "message", "logName"}),
     AksRecord: frozenset({"category", "Category", "AuditId"}),
     OcsfActivity: frozenset({"class_uid"}),
+    Lists: frozenset(UNWRAPPED),
 }
-#: Bytes of a record from which on its members are looked at before each format decodes it.
+#: Bytes of an object from which on its members are looked at before any format decodes it, not only after the first was wrong.
 _LONG = 32 << 10
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
@@ -49,9 +50,7 @@ def _objects(raw: bytes) -> list[bytes]:
 
 
 def _members(raw: bytes) -> frozenset[str] | None:
-    """Names of the members of a long record; none for what is no object that can be decoded, None if that is not known."""
-    if len(raw) < _LONG:
-        return None
+    """Names of a record's members; none for what is no JSON, or an empty object, None for any other JSON."""
     try:
         return frozenset(_FIELDS.decode(raw))
     except UNREADABLE:
@@ -84,9 +83,13 @@ class Sources:
     def __init__(self) -> None:
         self._lines = CriLine()
         kinds = (Lists, EksRecord, GkeEntry, AksRecord, OcsfActivity, EksExport, NodeLine)
-        self._formats: list[Format] = [*(kind() for kind in kinds), self._lines]
+        formats: list[Format] = [*(kind() for kind in kinds), self._lines]
+        #: Each with the members of which a record of that format has at least one, if it is an object.
+        self._formats = [(one, _MEMBERS.get(type(one))) for one in formats]
         #: Asked last, as they take whatever holds an event.
-        self._generic: tuple[Format, ...] = (_ChangedEvent(), TextLine(), Wrapped())
+        text = TextLine()
+        self._generic: tuple[Format, ...] = (_ChangedEvent(), text, Wrapped())
+        self._text_only: tuple[Format, ...] = (text,)  # of these, for what is no JSON
         self.records: Counter[str] = Counter()  # so far, by format; `native` for plain events
         self.limits = Limits()  # on the body that is being read
 
@@ -118,9 +121,11 @@ class Sources:
         return found if found.events or found.dead or found.skipped else None
 
     def _enter(self, raw: bytes, found: Reading) -> bool:
-        members = _members(raw)
-        for index, candidate in enumerate(self._formats):
-            wanted = _MEMBERS.get(type(candidate))
+        members = _members(raw) if len(raw) >= _LONG and raw.lstrip()[:1] != b"[" else None
+        is_known = members is not None
+        for index, (candidate, wanted) in enumerate(self._formats):
+            if index and not is_known:
+                members, is_known = _members(raw), True
             if members is not None and wanted is not None and wanted.isdisjoint(members):
                 continue
             if candidate.read(raw, found):
@@ -128,7 +133,8 @@ class Sources:
                     self._formats.insert(0, self._formats.pop(index))
                 self._count(candidate.name)
                 return True
-        for candidate in self._generic:
+        is_damaged = members is not None and not members
+        for candidate in self._text_only if is_damaged else self._generic:
             if candidate.read(raw, found):
                 self._count(candidate.name)
                 return True

@@ -1,8 +1,9 @@
 """How much harm an action could do: the highest rule, within the lowest cap."""
 
+import numpy as np
 import pytest
 
-from data.actions.sensitivity import LEVELS, Sensitivity
+from data.actions.sensitivity import HARMLESS, LEVELS, Sensitivity
 from data.errors import KubehabitError
 from data.paths import shipped
 
@@ -25,9 +26,11 @@ def level(
         ("list", "secrets", "403", "low"),
         ("list", "pods", "403", "low"),
         ("delete", "apps/deployments", "404", "routine"),
+        ("create", "authorization.k8s.io/selfsubjectaccessreviews", "ok", "routine"),
+        ("create", "authentication.k8s.io/tokenreviews", "ok", "routine"),
     ],
 )
-def test_what_was_refused_or_not_found_did_no_harm(
+def test_what_was_refused_or_not_found_or_only_asked_did_no_harm(
     verb: str, resource: str, code: str, expected: str
 ) -> None:
     assert level(verb, resource, code) == expected
@@ -80,3 +83,21 @@ def test_the_rule_for_impersonation_is_the_same_in_tables_saved_before(
     for rules in (SHIPPED, saved):
         found = rules.look_up(("get", "pods", "-", "web", "-", "ok", impersonates))
         assert LEVELS[found[0]] == expected
+
+
+def test_ones_own_fresh_work_is_capped_whatever_it_is() -> None:
+    levels = np.array([3, 0, 2], np.int8)
+    SHIPPED.cap_own_work(levels, [0, 1])
+    assert levels.tolist() == [HARMLESS, HARMLESS, 2]
+    without = Sensitivity([{"level": "high", "verbs": ["delete"]}])
+    without.cap_own_work(levels, [2])
+    assert levels.tolist() == [HARMLESS, HARMLESS, 2]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"level": "low", "own_work": True}, {"at_most": "low", "own_work": True, "verbs": ["delete"]}],
+)
+def test_the_rule_for_own_work_is_a_cap_for_all_of_it(entry: dict[str, object]) -> None:
+    with pytest.raises(KubehabitError, match="own_work holds for removals"):
+        Sensitivity([entry])

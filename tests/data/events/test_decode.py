@@ -45,6 +45,8 @@ def test_a_line_is_decoded() -> None:
         (event(requestReceivedTimestamp="2026-02-31T09:30:00Z"), "RFC 3339"),
         (event(requestReceivedTimestamp="2026-13-45T99:99:99Z"), "RFC 3339"),
         (event(responseStatus={"code": "ALLOW"}), "not an audit event"),
+        (event(responseStatus={"code": 2**64}), "not an audit event"),
+        (event(auditID="x" * 5_000, responseStatus={"code": -(2**63) - 1}), "not an audit event"),
         (b" " + b"x" * MAX_EVENT_BYTES + b" ", "longer than"),
     ],
 )

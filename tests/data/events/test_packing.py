@@ -9,8 +9,10 @@ import zipfile
 
 import pytest
 
+from benchmarks.wrapped_logs import PACKINGS
 from data.events.decode import decode_body, decode_originals
 from data.events.left_out import LeftOut
+from data.events.packing import read_within, unpacked
 from tests.data.events.formats.shapes import tar
 
 EVENT = (
@@ -45,3 +47,45 @@ def test_a_file_without_a_name_is_read() -> None:
         archive.writestr("x.log", EVENT)
     body = packed.getvalue().replace(b"x.log", b"\0.log")
     assert [one.auditID for one in decode_body(body).events] == ["a"]
+
+
+class SlowStream(io.BytesIO):
+    """Gives few bytes at a time."""
+
+    def __init__(self, data: bytes, few: int) -> None:
+        super().__init__(data)
+        self._few = few
+
+    def read1(self, size: int | None = -1) -> bytes:
+        return super().read1(min(size, self._few) if size and size > 0 else self._few)
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        part = super().read(min(len(buffer), self._few))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+@pytest.mark.parametrize("few", [1, 3, 100])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_what_a_log_is_packed_in_does_not_depend_on_how_many_bytes_come_at_a_time(
+    packing: str, few: int
+) -> None:
+    """A file of an archive could begin at the end of a buffer, and be taken for text."""
+    raw = io.BufferedReader(SlowStream(PACKINGS[packing](EVENT * 3), few))  # type: ignore[arg-type]
+    assert read_within(unpacked(raw), 1 << 20) == (EVENT * 3, None)
+
+
+def test_a_live_log_is_read_without_waiting_for_more_than_its_first_line() -> None:
+    class Live(io.RawIOBase):
+        waits = False
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+            assert not self.waits, "more is waited for"
+            self.waits = True
+            buffer[: len(EVENT)] = EVENT
+            return len(EVENT)
+
+    assert unpacked(io.BufferedReader(Live())).read1(1 << 20) == EVENT

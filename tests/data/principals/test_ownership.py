@@ -5,7 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from data.actions.encoder import ActionEncoder
 from data.events.audit_event import AuditEvent
@@ -275,3 +277,68 @@ def test_a_name_that_no_api_server_accepts_is_not_remembered() -> None:
     long = "x" * 300
     assert owners(write(DEV, "create", "deployments", long), *rollout(long), tracker=tracker) == 5 * [NOBODY]
     assert all(len(text) < 300 for key, _ in tracker.to_list() for text in key)
+
+
+DAY = 86_400_000_000
+
+
+def own_work(*asked: tuple[AuditEvent, int], tracker: OwnerTracker | None = None) -> list[int]:
+    """Places of what is own work among events and the times, in days, at which they came."""
+    tracker = tracker or OwnerTracker()
+    links = [read_link(event, identify(event.user.username, event.user.groups)) for event, _ in asked]
+    rows = [(row, link) for row, link in enumerate(links) if link is not None]
+    return tracker.own_work(rows, np.array([int(day * DAY) for _, day in asked]))
+
+
+def test_what_one_created_within_the_last_day_is_ones_own_to_remove_also_where_that_is_refused() -> None:
+    created, gone = write(DEV, "create", "pods", "tmp-1"), write(DEV, "delete", "pods", "tmp-1")
+    refused = write(DEV, "delete", "pods", "tmp-1", code=403)
+    assert own_work((created, 0), (refused, 0.5), (gone, 1)) == [1, 2]
+    assert own_work((created, 0), (gone, 1.01)) == []
+    assert own_work((gone, 0), (created, 0.5)) == []
+
+
+@pytest.mark.parametrize(
+    ("created", "gone"),
+    [
+        (write(DEV, "create", "pods", "tmp-1"), write(OTHER, "delete", "pods", "tmp-1")),
+        (write(DEV, "create", "pods", "tmp-1"), write(DEV, "delete", "pods", "tmp-2")),
+        (write(DEV, "create", "pods", "tmp-1"), write(DEV, "delete", "pods", "tmp-1", namespace="other")),
+        (write(DEV, "create", "pods", "tmp-1", code=403), write(DEV, "delete", "pods", "tmp-1")),
+        (write(DEV, "patch", "deployments", "app"), write(DEV, "delete", "deployments", "app")),
+        (write(DEV, "create", "pods", "tmp-1", sub="exec"), write(DEV, "delete", "pods", "tmp-1")),
+        (write(DEV, "create", "pods", prefix="tmp-"), write(DEV, "delete", "pods", "tmp-")),
+    ],
+    ids=["another's", "another object", "another place", "it failed", "only changed", "an exec", "no name"],
+)
+def test_nothing_else_is_ones_own_to_remove(created: AuditEvent, gone: AuditEvent) -> None:
+    assert own_work((created, 0), (gone, 0.1)) == []
+
+
+def test_who_created_an_object_is_known_after_others_changed_it_and_after_a_restart() -> None:
+    tracker = OwnerTracker()
+    changed = write(OTHER, "patch", "deployments", "app")
+    assert own_work((write(DEV, "create", "deployments", "app"), 0), (changed, 0.1), tracker=tracker) == []
+    again = OwnerTracker.from_list(json.loads(json.dumps(tracker.to_list())))
+    gone = write(DEV, "delete", "deployments", "app"), 0.2
+    assert own_work(gone, tracker=again) == [0]
+
+
+def test_the_encoder_names_own_work_and_forgets_what_is_undone() -> None:
+    created, gone = write(DEV, "create", "pods", "tmp-1"), write(DEV, "delete", "pods", "tmp-1")
+    encoder = ActionEncoder()
+    undo = encoder.checkpoint()
+    assert encoder.encode([created]).own_work == []
+    undo()
+    assert encoder.encode([replace(gone, auditID="gone")]).own_work == []
+    encoder.encode([replace(created, auditID="again")])
+    assert encoder.encode([replace(gone, auditID="gone again")]).own_work == [0]
+
+
+def test_the_log_of_ones_own_pod_is_ones_own_to_read_also_in_one_call_with_its_creation() -> None:
+    created = write(DEV, "create", "pods", "tmp-1")
+    mine, theirs = (write(who, "get", "pods", "tmp-1", sub="log", code=200) for who in (DEV, OTHER))
+    shell = write(DEV, "create", "pods", "tmp-1", sub="exec")
+    events = [replace(one, auditID=str(number)) for number, one in enumerate((created, mine, theirs, shell))]
+    assert ActionEncoder().encode(events).own_work == [1]
+    assert ActionEncoder().encode(events[1:]).own_work == []

@@ -27,7 +27,6 @@ from detection.authorization.least_privilege import (
     candidates,
     granted_rights,
     minimal_rules,
-    risk_of,
     what_if,
 )
 from detection.authorization.node_authorizer import NodeAuthorizer
@@ -35,6 +34,7 @@ from detection.authorization.node_graph import NodeGraph
 from detection.authorization.oracle import AuthorizationOracle
 from detection.authorization.rbac import ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
+from detection.authorization.risks import risk_of
 from detection.authorization.rules import PolicyRule, breakdown
 from detection.authorization.usage import UsedRight, UserUsage, count_usage
 

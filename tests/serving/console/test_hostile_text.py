@@ -19,6 +19,8 @@ from serving.console.pages import (
     model,
     overview,
     principals,
+    rights,
+    rules,
     search,
     views,
 )
@@ -26,9 +28,25 @@ from tests.serving.conftest import settle
 from tests.serving.event_stores import body
 from tests.serving.hostile import EVIL, hostile_events
 
-PAGES = (alerts, events, exceptions, glossary, incidents, login, model, overview, principals, search, views)
+PAGES = (
+    alerts,
+    events,
+    exceptions,
+    glossary,
+    incidents,
+    login,
+    model,
+    overview,
+    principals,
+    rights,
+    rules,
+    search,
+    views,
+)
 #: Routes that answer with no page.
 NO_PAGES = {
+    # With roles and bindings of hostile names: test_rights_and_rules.py.
+    **{route.path: "needs a snapshot" for route in rights.router.routes if route.path != "/console/rights"},  # type: ignore[attr-defined]
     "/": "leads to /console/",
     "/console": "leads to /console/",
     "/console/static/{name}": "files of the console",
@@ -96,6 +114,9 @@ ADDRESSES: dict[str, Callable[[TestClient], Iterator[str]]] = {
     "/console/principals/{principal:path}": lambda _: iter(
         ["/console/principals/" + quote(name, safe="") for name in (EVIL, "bob@corp")]
     ),
+    "/console/rights": lambda _: iter(["/console/rights", "/console/rights?" + urlencode({"q": EVIL})]),
+    "/console/rules": lambda _: iter(["/console/rules?" + urlencode({"q": EVIL})]),
+    "/console/rules/{name}": lambda _: iter(["/console/rules/" + quote(EVIL, safe="")]),
     "/console/search": searches,
 }
 

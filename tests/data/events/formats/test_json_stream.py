@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from data.events.decode import decode_body
 from data.events.formats.json_stream import Documents
 
 EVENT = b'{"kind":"Event","auditID":"a"}'
@@ -40,3 +41,23 @@ def test_a_record_nested_deeply_ends_where_it_is_closed() -> None:
     data = b'{"x":' + inner + b"}" + EVENT + b"\n"
     for size in (1, 5, len(data)):
         assert [record for _, record in cut(data, size)] == [data[: data.index(EVENT)], EVENT]
+
+
+def audit_event(name: str) -> bytes:
+    return (
+        b'{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"%b","stage":"ResponseComplete","verb":"create",'
+        b'"user":{"username":"mallory"},"requestReceivedTimestamp":"2026-01-05T09:30:00Z","requestObject":{}}'
+    ) % name.encode()
+
+
+def test_braces_left_open_behind_a_list_take_one_record_along_and_no_more() -> None:
+    broken = b'{\n "items": [\n  %b\n ],\n "x": {"y": {"z": {\n "a"' % audit_event("listed")
+    found = decode_body(b"\n".join([broken, *map(audit_event, "abcd")]))
+    assert [event.auditID for event in found.events] == ["listed", "b", "c", "d"]
+
+
+def test_a_record_that_is_cut_off_at_a_list_in_its_body_opens_no_document() -> None:
+    cut_off = audit_event("cut").removesuffix(b"}}") + b'"items":['
+    found = decode_body(cut_off + b"\n" + audit_event("whole") + b"\n")
+    assert [event.auditID for event in found.events] == ["whole"]
+    assert [letter.raw for letter in found.dead] == [cut_off]

@@ -1,0 +1,1 @@
+"""Scoring many clusters out of Kafka: workers that share the clusters, and the front that publishes what it receives."""

@@ -1,0 +1,171 @@
+"""Where the state of a fleet is kept: a folder, an object store by URL (fsspec), or a table of PostgreSQL.
+
+A file appears as a whole or not at all, and is never changed afterwards; another file of the same name has the same content.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.durable_file import replacing
+from data.errors import KubehabitError
+from serving.storage.state_table import StateTable
+
+#: Object stores put a file in place when all of it has arrived; on other file systems it is written beside and renamed.
+_ATOMIC = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"))
+
+
+class StateFilesError(KubehabitError):
+    """The state of the fleet cannot be read or written."""
+
+
+class StateFiles(Protocol):
+    """Files by name, with slashes. All methods raise StateFilesError when the store fails."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Add a file."""
+
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in a folder, sorted."""
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+
+
+def open_state(url: str) -> StateFiles:
+    """The store at a path or URL; raises StateFilesError."""
+    if url.startswith("postgresql"):
+        return _Table(url)
+    if "://" not in url or url.startswith("file://"):
+        return _Folder(Path(url.removeprefix("file://")))
+    return _Objects(url)
+
+
+class _Folder:
+    """A folder, private to its owner."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _failed(f"the folder {folder}", error) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self._folder / name
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with replacing(path, 0o600) as out:
+                out.write(content)
+        except OSError as error:
+            raise _failed(str(path), error) from error
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise _failed(str(self._folder / name), error) from error
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            found = [path for path in (self._folder / folder).iterdir() if path.is_file()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _failed(str(self._folder / folder), error) from error
+        return sorted(f"{folder}/{path.name}" for path in found if not path.name.startswith("."))
+
+    def delete(self, name: str) -> None:
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed(str(self._folder / name), error) from error
+
+
+class _Objects:
+    """Anything that fsspec knows: s3://bucket/path, gs://..., abfs://..."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+
+            self._files: Any
+            self._files, root = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise StateFilesError(
+                f"{url.partition('://')[0]} needs a package that is not installed: {error}. For S3: pip install fsspec s3fs."
+            ) from error
+        except Exception as error:  # each file system has errors of its own
+            raise _failed("worker.state", error) from error
+        self._root = root.rstrip("/")
+        self._atomic = url.partition("://")[0] in _ATOMIC
+
+    def write(self, name: str, content: bytes) -> None:
+        path = f"{self._root}/{name}"
+        try:
+            if self._atomic:
+                self._files.pipe_file(path, content)
+                return
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(f"{path}.part", content)
+            self._files.mv(f"{path}.part", path)
+        except Exception as error:
+            raise _failed(name, error) from error
+
+    def read(self, name: str) -> bytes:
+        try:
+            content: bytes = self._files.cat_file(f"{self._root}/{name}")
+        except Exception as error:
+            raise _failed(name, error) from error
+        return content
+
+    def names(self, folder: str) -> list[str]:
+        path = f"{self._root}/{folder}"
+        try:
+            self._files.invalidate_cache(path)
+            found = self._files.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise _failed(folder, error) from error
+        names = [one["name"].rpartition("/")[2] for one in found if one["type"] == "file"]
+        return sorted(f"{folder}/{name}" for name in names if not name.endswith(".part"))
+
+    def delete(self, name: str) -> None:
+        try:
+            self._files.rm_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise _failed(name, error) from error
+
+
+class _Table:
+    """A table of PostgreSQL, which the workers may share with the alerts."""
+
+    def __init__(self, url: str) -> None:
+        self._table = StateTable(url)
+
+    def write(self, name: str, content: bytes) -> None:
+        self._table.write(name, content)
+
+    def read(self, name: str) -> bytes:
+        content = self._table.read(name)
+        if content is None:
+            raise StateFilesError(f"The state of the fleet has no {name}.")
+        return content
+
+    def names(self, folder: str) -> list[str]:
+        return [name for name in self._table.names(f"{folder}/") if "/" not in name[len(folder) + 1 :]]
+
+    def delete(self, name: str) -> None:
+        self._table.delete(name)
+
+
+def _failed(what: str, error: Exception) -> StateFilesError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return StateFilesError(f"The state of the fleet: {what} cannot be used ({reason}). Check worker.state.")
