@@ -208,6 +208,27 @@ def take_habits(model: str, out: Path, principal: str) -> None:
         camera.take("search", "/console/search?" + urlencode(asked))
 
 
+def take_rights(model: str, out: Path) -> None:
+    """Pictures of the pages about rights and rules: the campaign, compared with the roles and bindings of its cluster."""
+    os.environ["KUBEHABIT_AUTHORIZATION__SNAPSHOT"] = str(LABELLED.with_name("rbac.json.gz"))
+    settings = load_settings()
+    del os.environ["KUBEHABIT_AUTHORIZATION__SNAPSHOT"]
+    engine = load_engine(settings, parse_model(model))
+    app = create_app(settings, engine)
+    with serving(app) as url, chromium() as browser:
+        _send(url)
+        engine.flush()
+        app.state.service.wait_for_events(60)
+        latest = max(alert.last_seen for alert in engine.store.page(limit=100).alerts)
+        camera = Camera(browser, url, latest + timedelta(minutes=5), out)
+        camera.take("rights", "/console/rights?days=all", size=(1280, 1000))
+        subject = "/console/rights/subject?" + urlencode({"group": "corp:devs", "days": "all"})
+        camera.take("rights-reach", subject, size=(1280, 1180))
+        camera.take("phone-rights", subject, size=_PHONE, theme="dark")
+        camera.take("rules", "/console/rules?days=90", size=(1280, 1000))
+        camera.take("rule", "/console/rules/service-external-ips?days=90", theme="dark", size=(1280, 1180))
+
+
 def _send(url: str) -> None:
     """The campaign."""
     _post(url, open_lines(LABELLED))
@@ -239,6 +260,8 @@ def main() -> None:
         source = take_campaign(model, options.out)
         os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "weeks")
         take_habits(model, options.out, source)
+        os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "rights")
+        take_rights(model, options.out)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ def console(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Itera
         dead_letters={"path": home / "dead-letters.jsonl"},
         events={"path": home / "events"},
         history={"path": home / "history.db"},
+        authorization={"snapshot": RECORDINGS / "rbac.json.gz"},
     )
     app = create_app(settings, load_engine(settings, parse_model(str(trained.bundle))))
     with Live(app) as live:
