@@ -42,6 +42,8 @@ LABELLED = ROOT / "data" / "recordings" / "labelled.jsonl.zst"
 MOST = 150_000
 _WIDE, _PHONE = (1280, 860), (390, 844)
 _BATCH = 500
+#: Events that show how rights are used.
+_USE = 20_000
 _COLOURS = 256
 
 
@@ -214,14 +216,14 @@ def take_habits(model: str, out: Path, principal: str) -> None:
 
 
 def take_rights(model: str, out: Path) -> None:
-    """Pictures of the pages about rights and rules: the campaign, compared with the roles and bindings of its cluster."""
+    """Pictures of the pages about rights and rules, after the first part of the campaign, with the roles of its cluster."""
     os.environ["KUBEHABIT_AUTHORIZATION__SNAPSHOT"] = str(LABELLED.with_name("rbac.json.gz"))
     settings = load_settings()
     del os.environ["KUBEHABIT_AUTHORIZATION__SNAPSHOT"]
     engine = load_engine(settings, parse_model(model))
     app = create_app(settings, engine)
     with serving(app) as url, chromium() as browser:
-        _send(url)
+        _post(url, islice(open_lines(LABELLED), _USE))
         engine.flush()
         app.state.service.wait_for_events(60)
         latest = max(alert.last_seen for alert in engine.store.page(limit=100).alerts)
@@ -231,7 +233,9 @@ def take_rights(model: str, out: Path) -> None:
         camera.take("rights-reach", subject, size=(1280, 1180))
         camera.take("phone-rights", subject, size=_PHONE, theme="dark")
         camera.take("rules", "/console/rules?days=90", size=(1280, 1000))
-        camera.take("rule", "/console/rules/service-external-ips?days=90", theme="dark", size=(1280, 1180))
+        camera.take(
+            "rule", "/console/rules/node-proxy-beyond-metrics?days=90", theme="dark", size=(1280, 1180)
+        )
 
 
 def _send(url: str) -> None:

@@ -13,8 +13,10 @@ from typing import Literal
 from data.events.audit_event import AuditEvent, User
 from detection.authorization.authorizer import MASTERS, Authorizer, Ruling
 from detection.authorization.changes import ChangeFollower
-from detection.authorization.rbac import BindingGrant, ObjectKey
+from detection.authorization.escalation_check import passes_binding, passes_rules
+from detection.authorization.rbac import BindingGrant, ObjectKey, RbacBinding, RbacRole
 from detection.authorization.requests import AccessRequest, access_request
+from detection.authorization.rules import ALL, PolicyRule
 
 Contradiction = Literal[
     "allowed by nothing",
@@ -22,6 +24,7 @@ Contradiction = Literal[
     "anonymous success by no rule",
     "decision contradicts the response",
     "no decision recorded",
+    "more than its writer had",
 ]
 Outcome = Literal["agrees", "unknown", "refused though a rule allows it", "not authorized"] | Contradiction
 #: Outcomes that say that a check of the API server was passed by, or that the log or the snapshot is not whole.
@@ -31,6 +34,7 @@ CONTRADICTIONS: Mapping[Contradiction, str] = {
     "anonymous success by no rule": "a caller without credentials succeeded, though no rule allows that",
     "decision contradicts the response": "authorization refused it, and yet it succeeded",
     "no decision recorded": "it succeeded without any record of an authorization",
+    "more than its writer had": "a role or binding was written that gives more than its writer had, without 'escalate' or 'bind'",
 }
 #: User of a request without credentials.
 ANONYMOUS = "system:anonymous"
@@ -152,6 +156,45 @@ def confirm(
     return found if then.outcome in CONTRADICTIONS else then
 
 
+def check_write(
+    event: AuditEvent, found: Comparison, authorizer: Authorizer, follower: ChangeFollower
+) -> Comparison:
+    """What was found of a write of RBAC, before it is followed: a contradiction if it gives more than its writer had.
+
+    Only what a binding allowed is checked: another authorizer may know the verbs `escalate` and `bind` too.
+    """
+    if found.outcome != "agrees" or found.recorded is None:
+        return found
+    made = follower.written(event)
+    if (
+        made is None
+        or made[1] == authorizer.rbac.get(made[0])
+        or passes(authorizer, found, *made) is not False
+    ):
+        return found
+    since = _earlier(event.requestReceivedTimestamp or event.stageTimestamp)
+    before = follower.as_of(since) if follower.remembers(since) else None
+    if before is not None and passes(Authorizer(before, authorizer.nodes), found, *made) is not False:
+        return found
+    return replace(found, outcome="more than its writer had")
+
+
+def passes(
+    authorizer: Authorizer, found: Comparison, key: ObjectKey, made: RbacRole | RbacBinding
+) -> bool | None:
+    """Whether who made a request may give what it wrote; None: unknown."""
+    if isinstance(made, RbacBinding):
+        if made.role is None:
+            return None
+        return passes_binding(authorizer, found.user, found.groups, made.role, key.namespace)
+    rules = made.rules
+    if rules is None:
+        return None
+    # Who makes a role that gathers others needs everything.
+    wanted = rules if made.selectors is None else (*rules, PolicyRule((ALL,), (ALL,), (ALL,)))
+    return passes_rules(authorizer, found.user, found.groups, key, wanted)
+
+
 def _earlier(time: str) -> str:
     """A time some seconds before an RFC 3339 time, in the form that API servers write."""
     try:
@@ -199,6 +242,7 @@ def agree(
         if event.stage not in ("ResponseComplete", "Panic"):
             continue
         one = confirm(event, compare(event, authorizer), authorizer, follower)
+        one = check_write(event, one, authorizer, follower)
         found.counts[one.outcome] += 1
         if one.recorded is not None:
             found.decided["RBAC"] += 1

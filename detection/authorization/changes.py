@@ -90,16 +90,8 @@ class ChangeFollower:
 
     def follow(self, event: AuditEvent) -> bool:
         """Apply an event if it is a change that succeeded; returns whether it was one of RBAC."""
-        ref, status = event.objectRef, event.responseStatus
-        if (
-            ref is None
-            or event.verb not in WRITES
-            or not (ref.resource in RESOURCES or ref.resource in FOLLOWED)
-            or event.stage != "ResponseComplete"
-            or status is None
-            or not 0 < status.code < _FIRST_ERROR
-            or "dryRun=" in event.requestURI
-        ):
+        ref = event.objectRef
+        if ref is None or not _is_change(event):
             return False
         try:
             if ref.resource in FOLLOWED:
@@ -114,6 +106,31 @@ class ChangeFollower:
             _log.warning("a change of RBAC in the log cannot be understood")
             self.unknown += 1
         return True
+
+    def written(self, event: AuditEvent) -> tuple[ObjectKey, RbacRole | RbacBinding] | None:
+        """What a write that succeeded makes of a role or binding, before it is followed.
+
+        Returns:
+            None for anything else, for a deletion, and if the log does not have the content.
+        """
+        ref = event.objectRef
+        if ref is None or not _is_change(event) or event.verb not in ("create", "update", "patch"):
+            return None
+        if ref.resource not in RESOURCES or ref.apiGroup != API_GROUP or ref.subresource:
+            return None
+        try:
+            body = _body(event)
+            metadata = body.get("metadata") if isinstance(body, dict) else None
+            name = ref.name or (str(metadata.get("name") or "") if isinstance(metadata, dict) else "")
+            key = ObjectKey(ref.resource, "" if RESOURCES[ref.resource][1] else ref.namespace, name)
+            content = self._content(key, event.verb, body) if name else None
+            if content is None:
+                return None
+            made = role_from(content) if RESOURCES[key.resource][0] else binding_from(content, key.namespace)
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+            return None  # `follow` says so
+        is_long = isinstance(made, RbacRole) and len(made.rules or ()) > _MOST_RULES
+        return None if is_long else (key, made)
 
     def _apply(self, event: AuditEvent) -> None:
         ref = event.objectRef
@@ -251,6 +268,20 @@ class ChangeFollower:
                 self._forget(key, time)
             else:
                 self._remove(key, time)
+
+
+def _is_change(event: AuditEvent) -> bool:
+    """Whether an event is a write that succeeded, of something that is followed."""
+    ref, status = event.objectRef, event.responseStatus
+    return (
+        ref is not None
+        and event.verb in WRITES
+        and (ref.resource in RESOURCES or ref.resource in FOLLOWED)
+        and event.stage == "ResponseComplete"
+        and status is not None
+        and 0 < status.code < _FIRST_ERROR
+        and "dryRun=" not in event.requestURI
+    )
 
 
 def _unknown(key: ObjectKey) -> RbacRole | RbacBinding:

@@ -24,11 +24,10 @@ from detection.authorization.powers import (
     powers_of,
 )
 from detection.authorization.rbac import SERVICE_ACCOUNT, BindingGrant, ObjectKey, Rbac
-from detection.authorization.requests import AccessRequest
 from detection.authorization.rules import ALL, PolicyRule
 
 
-class Identity(NamedTuple):
+class RightsHolder(NamedTuple):
     """Whose rights they are.
 
     Attributes:
@@ -41,9 +40,9 @@ class Identity(NamedTuple):
 
 
 #: The end of every path: everything is allowed here.
-ADMIN = Identity("everything", "cluster-admin")
+ADMIN = RightsHolder("everything", "cluster-admin")
 #: A node of the cluster: an attacker on it has what its pods have.
-NODE = Identity("node", "any node")
+NODE = RightsHolder("node", "any node")
 _NODES_GROUP = "system:nodes"
 #: It is in every cluster, and may be missing in a snapshot.
 _ADMIN_ROLE = ObjectKey("clusterroles", "", "cluster-admin")
@@ -51,6 +50,9 @@ _ALL_RULES = (PolicyRule((ALL,), (ALL,), (ALL,)),)
 #: A namespace that no object can have: of a binding in every namespace, which gives nothing of the whole cluster.
 _EVERY = "*"
 _EVERYWHERE = ("", _EVERY)
+#: Powers that lead to everything by themselves, or with others of these.
+_TO_ADMIN = frozenset(("reach kubelets", "approve certificates", "change admission", "change policies"))
+_TO_NODES = frozenset((*NODE_WAYS, "approve certificates"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class EscalationStep:
         technique: ATT&CK technique.
     """
 
-    start: Identity
-    end: Identity
+    start: RightsHolder
+    end: RightsHolder
     how: str
     grant: BindingGrant | None
     technique: str
@@ -80,39 +82,6 @@ class EscalationStep:
         return self.end.name
 
 
-@dataclass(frozen=True, slots=True)
-class AllowedSubject:
-    """A user or group that may do something.
-
-    Attributes:
-        kind: User or Group; empty if the log did not say whom a binding names.
-        grant: by which binding; None for `system:masters`.
-        sure: whether it is known what the binding gives.
-    """
-
-    kind: str
-    name: str
-    grant: BindingGrant | None
-    sure: bool
-
-
-def subjects_who_may(rbac: Rbac, request: AccessRequest) -> list[AllowedSubject]:
-    """Who may make a request, by every binding that allows it."""
-    found = [AllowedSubject("Group", MASTERS, None, True)]
-    for key in sorted(rbac.bindings):
-        binding = rbac.bindings[key]
-        if binding.role is None or key.namespace not in ("", request.namespace):
-            continue
-        granted = rbac.grants(grant := BindingGrant(key, binding.role), request)
-        if granted is False:
-            continue
-        subjects = [("User", one) for one in sorted(binding.users or ())]
-        subjects += [("Group", one) for one in sorted(binding.groups or ())]
-        for kind, name in subjects or [("", "unknown")]:
-            found.append(AllowedSubject(kind, name, grant, granted is True))
-    return found
-
-
 class _Power(NamedTuple):
     """A power as a binding gives it: in a namespace (empty: everywhere), for some names (None: for all)."""
 
@@ -126,23 +95,23 @@ class _Held:
 
     def __init__(self, grants: Iterable[tuple[BindingGrant, Mapping[str, Names]]]) -> None:
         self.grants: list[BindingGrant] = []
-        self._powers: dict[str, list[_Power]] = defaultdict(list)
+        self.powers: dict[str, list[_Power]] = defaultdict(list)
         for grant, powers in grants:
             self.grants.append(grant)
             for power, names in powers.items():
-                self._powers[power].append(_Power(grant.binding.namespace, names, grant))
+                self.powers[power].append(_Power(grant.binding.namespace, names, grant))
 
     def __contains__(self, power: str) -> bool:
         """Whether it is held anywhere, for any name."""
-        return power in self._powers
+        return power in self.powers
 
     def __bool__(self) -> bool:
         """Whether any is."""
-        return bool(self._powers)
+        return bool(self.powers)
 
     def all(self, power: str, namespace: str | None = None) -> list[_Power]:
         """Everything that gives a power; in a namespace only what reaches it, and for an empty one what reaches all."""
-        found = self._powers.get(power, [])
+        found = self.powers.get(power, [])
         return found if namespace is None else [one for one in found if one.namespace in ("", namespace)]
 
     def any(
@@ -156,7 +125,7 @@ class _Held:
 
     def namespaces(self, *powers: str) -> list[str]:
         """Where at least one of some powers is held; empty for everywhere."""
-        return sorted({one.namespace for power in powers for one in self._powers.get(power, ())})
+        return sorted({one.namespace for power in powers for one in self.powers.get(power, ())})
 
 
 def _for(names: Names, name: str) -> bool:
@@ -183,9 +152,9 @@ class Escalation:
             if user.startswith(SERVICE_ACCOUNT):
                 namespace = user.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
                 self._accounts.setdefault(namespace, []).append(user)
-        self._of_role: dict[Identity, list[BindingGrant]] = {}
+        self._of_role: dict[RightsHolder, list[BindingGrant]] = {}
         self._power_cache: dict[ObjectKey, Mapping[str, Names]] = {}
-        self._leads: dict[Identity, list[EscalationStep]] = {}
+        self._leads: dict[RightsHolder, list[EscalationStep]] = {}
 
     def groups_of(self, user: str) -> tuple[str, ...]:
         """Groups that every such user has."""
@@ -196,34 +165,34 @@ class Escalation:
 
     def steps(self, user: str, groups: tuple[str, ...]) -> Iterator[EscalationStep]:
         """Every step of a user with its groups, the most powerful first."""
-        me = Identity("user", user)
-        for lead in self._find(me, self._rbac.all_bindings_of(user, groups), groups):
+        me = RightsHolder("user", user)
+        for lead in self._find(me, self._granting(user, groups), groups):
             yield from self._spread(lead, me)
 
     def paths(
         self, user: str, groups: tuple[str, ...], *, most: int = 4
-    ) -> dict[Identity, list[EscalationStep]]:
+    ) -> dict[RightsHolder, list[EscalationStep]]:
         """The shortest path from a user to everybody whom it can become in at most `most` steps."""
-        me = Identity("user", user)
-        return self._paths(me, self._find(me, self._rbac.all_bindings_of(user, groups), groups), most)
+        me = RightsHolder("user", user)
+        return self._paths(me, self._find(me, self._granting(user, groups), groups), most)
 
-    def paths_of_group(self, group: str, *, most: int = 4) -> dict[Identity, list[EscalationStep]]:
+    def paths_of_group(self, group: str, *, most: int = 4) -> dict[RightsHolder, list[EscalationStep]]:
         """As `paths`, for whatever is a member of a group and of no other."""
-        me = Identity("group", group)
+        me = RightsHolder("group", group)
         return self._paths(me, self._leads_of(me), most)
 
     def _paths(
-        self, me: Identity, first: Sequence[EscalationStep], most: int
-    ) -> dict[Identity, list[EscalationStep]]:
-        found: dict[Identity, list[EscalationStep]] = {}
-        spread: set[Identity] = set()
+        self, me: RightsHolder, first: Sequence[EscalationStep], most: int
+    ) -> dict[RightsHolder, list[EscalationStep]]:
+        found: dict[RightsHolder, list[EscalationStep]] = {}
+        spread: set[RightsHolder] = set()
         waiting = deque([(me, first, list[EscalationStep]())])
         while waiting:
             here, leads, path = waiting.popleft()
             for lead in leads:
                 if lead.end.kind == "accounts":
                     # All of them were found by a shorter path, or by one of this length.
-                    if lead.end in spread or Identity("accounts", "") in spread:
+                    if lead.end in spread or RightsHolder("accounts", "") in spread:
                         continue
                     spread.add(lead.end)
                 for step in self._spread(lead, here):
@@ -235,16 +204,16 @@ class Escalation:
         return found
 
     @cached_property
-    def steps_to_admin(self) -> dict[Identity, int]:
+    def steps_to_admin(self) -> dict[RightsHolder, int]:
         """Of every user and group that can come to everything, in how many steps; users with the groups that all such have."""
         return {one: number for one, number in self._steps.items() if one.kind in ("user", "group")}
 
     @cached_property
-    def _steps(self) -> dict[Identity, int]:
+    def _steps(self) -> dict[RightsHolder, int]:
         """As `steps_to_admin`, of every identity; of the accounts of a namespace that of the nearest."""
-        back: dict[Identity, set[Identity]] = defaultdict(set)
-        waiting = [Identity("user", one) for one in self.users] + [
-            Identity("group", one) for one in self.groups
+        back: dict[RightsHolder, set[RightsHolder]] = defaultdict(set)
+        waiting = [RightsHolder("user", one) for one in self.users] + [
+            RightsHolder("group", one) for one in self.groups
         ]
         seen = set(waiting)
         for one in waiting:  # grows while it is walked
@@ -260,7 +229,7 @@ class Escalation:
             ends = [here]
             if here.kind == "user" and here.name.startswith(SERVICE_ACCOUNT):
                 namespace = here.name.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
-                ends += (Identity("accounts", namespace), Identity("accounts", ""))
+                ends += (RightsHolder("accounts", namespace), RightsHolder("accounts", ""))
             for end in ends:
                 steps.setdefault(end, steps[here])
                 for one in back.pop(end, ()):
@@ -274,11 +243,11 @@ class Escalation:
         binding = self._rbac.bindings.get(key)
         if binding is None or binding.role is None or not self._powers(binding.role):
             return None
-        leads = self._find(Identity("role", str(key)), [BindingGrant(key, binding.role)], ())
+        leads = self._find(RightsHolder("role", str(key)), [BindingGrant(key, binding.role)], ())
         steps = self._steps
         return min((steps[lead.end] + 1 for lead in leads if lead.end in steps), default=None)
 
-    def _spread(self, lead: EscalationStep, source: Identity) -> Iterator[EscalationStep]:
+    def _spread(self, lead: EscalationStep, source: RightsHolder) -> Iterator[EscalationStep]:
         """A step as it is, or one to each service account that it leads to."""
         if lead.end.kind != "accounts":
             yield lead
@@ -286,32 +255,55 @@ class Escalation:
         namespaces = [lead.end.name] if lead.end.name else sorted(self._accounts)
         for namespace in namespaces:
             for account in self._accounts.get(namespace, ()):
-                end = Identity("user", account)
+                end = RightsHolder("user", account)
                 if end != source:
                     yield EscalationStep(source, end, lead.how, lead.grant, lead.technique)
 
-    def _leads_of(self, one: Identity) -> list[EscalationStep]:
+    def _leads_of(self, one: RightsHolder) -> list[EscalationStep]:
         found = self._leads.get(one)
         if found is None:
             found = self._leads[one] = self._find(one, *self._grants_of(one))
         return found
 
-    def _grants_of(self, one: Identity) -> tuple[Iterable[BindingGrant], tuple[str, ...]]:
+    def _grants_of(self, one: RightsHolder) -> tuple[Sequence[BindingGrant], tuple[str, ...]]:
         if one.kind == "user":
             groups = self.groups_of(one.name)
-            return self._rbac.all_bindings_of(one.name, groups), groups
+            return self._granting(one.name, groups), groups
         if one.kind == "group":
-            return self._rbac.all_bindings_of("", (one.name,)), (one.name,)
+            return self._granting("", (one.name,)), (one.name,)
         if one.kind == "node":
-            return self._rbac.all_bindings_of("", (_NODES_GROUP,)), ()
+            return self._granting("", (_NODES_GROUP,)), ()
         return self._of_role.get(one, ()), ()
 
+    @cached_property
+    def _powerful(self) -> dict[RightsHolder, list[BindingGrant]]:
+        """Bindings that give a power, by each user and group that they name: most give none."""
+        found: dict[RightsHolder, list[BindingGrant]] = defaultdict(list)
+        for key in sorted(self._rbac.bindings):
+            binding = self._rbac.bindings[key]
+            if binding.role is not None and self._powers(binding.role):
+                grant = BindingGrant(key, binding.role)
+                for user in binding.users or ():
+                    found[RightsHolder("user", user)].append(grant)
+                for group in binding.groups or ():
+                    found[RightsHolder("group", group)].append(grant)
+        return found
+
+    def _granting(self, user: str, groups: Sequence[str]) -> list[BindingGrant]:
+        """Bindings by which a user or its groups have a power."""
+        none: list[BindingGrant] = []
+        found = self._powerful.get(RightsHolder("user", user), none) if user else none
+        of_groups = [
+            one for group in groups for one in self._powerful.get(RightsHolder("group", group), none)
+        ]
+        return list(dict.fromkeys((*found, *of_groups))) if of_groups else found
+
     def _find(
-        self, me: Identity, grants: Iterable[BindingGrant], groups: tuple[str, ...]
+        self, me: RightsHolder, grants: Sequence[BindingGrant], groups: tuple[str, ...]
     ) -> list[EscalationStep]:
-        """Steps of who has some grants; those to service accounts by namespace."""
+        """Steps by some bindings that give powers; those to service accounts by namespace."""
         if me.kind == "node":
-            accounts = [Identity("user", one) for one in self._on_nodes]
+            accounts = [RightsHolder("user", one) for one in self._on_nodes]
             how = "reads the token of a pod that runs on it"
             found = [EscalationStep(me, one, how, None, "T1552.007") for one in accounts]
         else:
@@ -322,18 +314,20 @@ class Escalation:
             return [EscalationStep(me, ADMIN, "may do everything", everything, "T1078")]
         if not held:
             return found
-        found += self._to_admin(me, held)
+        if not _TO_ADMIN.isdisjoint(held.powers):
+            found += self._to_admin(me, held)
         if "bind clusterroles" in held or "bind roles" in held:
             found += self._by_binding(me, held)
         if "escalate clusterroles" in held or "escalate roles" in held:
-            found += self._by_rewriting(me, held)
+            found += self._by_rewriting(me, held, groups)
         if "act as user" in held or "act as group" in held:
             found += self._as_people(me, held)
         found += self._to_accounts(me, held)
-        found += _to_nodes(me, held)
+        if not _TO_NODES.isdisjoint(held.powers):
+            found += _to_nodes(me, held)
         return found
 
-    def _to_admin(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _to_admin(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         if grant := held.any("reach kubelets"):
             how = "runs commands in any pod through a kubelet (nodes/proxy)"
             yield EscalationStep(me, ADMIN, how, grant, "T1611")
@@ -346,7 +340,7 @@ class Escalation:
 
     # -- roles and bindings ----------------------------------------------------------------------------------------
 
-    def _by_binding(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _by_binding(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         """To bind takes the verb on the role in the namespace of the binding, and a write of the binding."""
         yield from self._bound_by(me, held, "clusterrolebindings", "clusterroles", "")
         for of in ("clusterroles", "roles"):
@@ -354,7 +348,7 @@ class Escalation:
                 yield from self._bound_by(me, held, "rolebindings", of, where)
 
     def _bound_by(
-        self, me: Identity, held: _Held, kind: str, of: str, where: str
+        self, me: RightsHolder, held: _Held, kind: str, of: str, where: str
     ) -> Iterator[EscalationStep]:
         bindings = held.all(f"bind {of}", where)
         if not bindings:
@@ -399,19 +393,19 @@ class Escalation:
         ]
         return [*found, _ADMIN_ROLE] if resource == "clusterroles" else found
 
-    def _rights(self, role: ObjectKey, namespace: str | None, is_all: bool) -> Identity:
+    def _rights(self, role: ObjectKey, namespace: str | None, is_all: bool) -> RightsHolder:
         """The rights that a role gives where it is bound, as an identity; None stands for a binding of the whole cluster."""
         name = "everything" if is_all else str(role)
         if namespace is None:
-            found, key = Identity("role", name), ObjectKey("clusterrolebindings", "", "new")
+            found, key = RightsHolder("role", name), ObjectKey("clusterrolebindings", "", "new")
         elif namespace in _EVERYWHERE:
             found, key = (
-                Identity("role", f"{name} in every namespace"),
+                RightsHolder("role", f"{name} in every namespace"),
                 ObjectKey("rolebindings", _EVERY, "new"),
             )
         else:
             found, key = (
-                Identity("role", f"{name} in {namespace}"),
+                RightsHolder("role", f"{name} in {namespace}"),
                 ObjectKey("rolebindings", namespace, "new"),
             )
         self._of_role[found] = [BindingGrant(key, role)]
@@ -424,9 +418,12 @@ class Escalation:
             found = self._power_cache[role] = powers_of(rules or ())
         return found
 
-    def _by_rewriting(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _by_rewriting(
+        self, me: RightsHolder, held: _Held, groups: tuple[str, ...]
+    ) -> Iterator[EscalationStep]:
         """To widen a role takes `escalate` and a change of it; that gives something to who has the role."""
-        for grant in held.grants:
+        user = me.name if me.kind == "user" else ""
+        for grant in dict.fromkeys((*held.grants, *self._rbac.all_bindings_of(user, groups))):
             role, where = grant.role, grant.binding.namespace
             place = "" if role.resource == "clusterroles" else role.namespace
             verb = f"change {role.resource}"
@@ -446,7 +443,7 @@ class Escalation:
 
     # -- whom it can act as ----------------------------------------------------------------------------------------
 
-    def _as_people(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _as_people(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         # Groups are only taken over together with a user or an account.
         groups = (
             held.all("act as group", "") if held.all("act as user", "") or held.all("act as account") else []
@@ -460,7 +457,7 @@ class Escalation:
         ):
             for name in names if powers else ():
                 grant = next((one.grant for one in powers if _for(one.names, name)), None)
-                end = Identity("user" if kind == "user" else "group", name)
+                end = RightsHolder("user" if kind == "user" else "group", name)
                 if (
                     grant is not None
                     and end != me
@@ -468,7 +465,7 @@ class Escalation:
                 ):
                     yield EscalationStep(me, end, "acts as it (impersonate)", grant, "T1078")
 
-    def _to_accounts(self, me: Identity, held: _Held) -> Iterator[EscalationStep]:
+    def _to_accounts(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         taken: set[str] = set()
         for way in ACCOUNT_WAYS:
             for power in held.all(way.power) if way.power in held else ():
@@ -478,26 +475,26 @@ class Escalation:
                     yield from self._to_named(me, way, power, namespace)
                 elif namespace not in taken and "" not in taken:
                     taken.add(namespace)
-                    end = Identity("accounts", namespace)
+                    end = RightsHolder("accounts", namespace)
                     yield EscalationStep(me, end, way.how, power.grant, way.technique)
 
     def _to_named(
-        self, me: Identity, way: AccountWay, power: _Power, namespace: str
+        self, me: RightsHolder, way: AccountWay, power: _Power, namespace: str
     ) -> Iterator[EscalationStep]:
         if not way.by_name or power.names is None:
             return
         for place in [namespace] if namespace else sorted(self._accounts):
             for name in sorted(power.names):
-                end = Identity("user", f"{SERVICE_ACCOUNT}{place}:{name}")
+                end = RightsHolder("user", f"{SERVICE_ACCOUNT}{place}:{name}")
                 if end.name in self._accounts.get(place, ()) and end != me:
                     yield EscalationStep(me, end, way.how, power.grant, way.technique)
 
 
-def _to_nodes(me: Identity, held: _Held) -> Iterator[EscalationStep]:
+def _to_nodes(me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
     for way in NODE_WAYS:
         for power in held.all(way) if way in held else ():
             if power.names is None:
-                how = "starts a privileged pod on it, if admission lets it"
+                how = "starts a privileged pod, if admitted"
                 yield EscalationStep(me, NODE, how, power.grant, "T1611")
                 return
     approves = held.any("ask for certificates") and held.any("approve certificates")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data.events.audit_event import Annotations, AuditEvent, User
-from detection.authorization.agreement import ANONYMOUS, Comparison, compare, confirm
+from detection.authorization.agreement import ANONYMOUS, Comparison, check_write, compare, confirm
 from detection.authorization.authorizer import Authorizer
 from detection.authorization.changes import WRITES, ChangeFollower
 from detection.authorization.node_authorizer import NodeAuthorizer
@@ -90,9 +90,18 @@ class AuthorizationOracle:
             append(one)
             ref = event.objectRef
             if ref is not None and ref.resource in _CHANGING and event.verb in WRITES:
+                if ref.resource in RESOURCES:
+                    found[-1] = self._check_write(event, one)
                 self.follower.follow(event)
         self.figures.compared += len(found) - found.count(None)
         return found
+
+    def _check_write(self, event: AuditEvent, one: Comparison) -> Comparison:
+        try:
+            return check_write(event, one, self.authorizer, self.follower)
+        except Exception:  # as in `_look_up`
+            _log.exception("a write of roles or bindings cannot be checked")
+            return one
 
     def _forget_affected(self) -> None:
         affected = self.rbac.take_affected()

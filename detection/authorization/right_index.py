@@ -13,7 +13,7 @@ from detection.authorization.rules import ALL, PolicyRule, breakdown, path_match
 from detection.authorization.usage import UsedRight, UserUsage
 
 _Key = tuple[str, str, str]
-_CACHED = 1 << 16
+_CACHED, _ROLES = 1 << 16, 4_096
 
 
 @lru_cache(_CACHED)
@@ -54,6 +54,11 @@ class RoleRights:
         return sum(map(bool, self.risks))
 
     @cached_property
+    def kinds_of_risk(self) -> dict[str, None]:
+        """What its rights lead to, each once."""
+        return dict.fromkeys(filter(None, self.risks))
+
+    @cached_property
     def boundless(self) -> bool:
         """Whether a wildcard is among them."""
         return any(ALL in (*one.verbs, *one.groups, *one.resources, *one.paths) for one in self.rights)
@@ -80,6 +85,12 @@ class RoleRights:
                 for number in self.allowing(right, usage.names[right]):
                     found[number] += count
         return found
+
+
+@lru_cache(_ROLES)
+def _rights_of(rules: tuple[PolicyRule, ...]) -> RoleRights:
+    """Many roles have the same rules, and most of them still have them when RBAC has changed."""
+    return RoleRights(rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +144,7 @@ class RightIndex:
         """The rights of a role; None if the log did not say what they are."""
         if key not in self._roles:
             rules = self.rbac.rules(key)
-            self._roles[key] = None if rules is None else RoleRights(rules)
+            self._roles[key] = None if rules is None else _rights_of(rules)
         return self._roles[key]
 
     def members(self, group: str) -> Sequence[str]:
@@ -176,10 +187,15 @@ class RightIndex:
             by = self.uses_by(grant, users) if users else ()
             granted += len(role.rights)
             used += len(by)
-            if role.risky:
-                unused = [risk for number, risk in enumerate(role.risks) if risk and number not in by]
-                risky_unused += len(unused)
-                risks.update(dict.fromkeys(unused))
+            if not role.risky:
+                continue
+            if not by:
+                risky_unused += role.risky
+                risks.update(role.kinds_of_risk)
+                continue
+            unused = [risk for number, risk in enumerate(role.risks) if risk and number not in by]
+            risky_unused += len(unused)
+            risks.update(dict.fromkeys(unused))
         return RightsTotal(granted, used, risky_unused, tuple(risks), unknown)
 
     def total_of_user(self, user: str, groups: tuple[str, ...]) -> RightsTotal:

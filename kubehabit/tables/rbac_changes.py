@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from detection.authorization.escalation import ADMIN, EscalationStep, Identity, subjects_who_may
+from detection.authorization.escalation import ADMIN, EscalationStep, RightsHolder
 from detection.authorization.least_privilege import WhatIf
 from detection.authorization.rbac import Rbac
 from detection.authorization.requests import AccessRequest
+from detection.authorization.subjects import subjects_who_may
 from kubehabit.tables.screen import heading, line, new_table
 
 _Object = dict[str, Any]
@@ -77,7 +78,7 @@ def who_can_screen(request: str, found: Sequence[Mapping[str, Any]]) -> list[Ren
     return [line(f"May {request}:"), new_table("", "who", "binding", "role", "", rows=rows)]
 
 
-def path_rows(paths: Mapping[Identity, Sequence[EscalationStep]]) -> list[_Object]:
+def path_rows(paths: Mapping[RightsHolder, Sequence[EscalationStep]]) -> list[_Object]:
     """Whom a user can become, by which steps; everything first, then by number of steps."""
     ordered = sorted(paths.items(), key=lambda item: (item[0] != ADMIN, len(item[1]), item[0]))
     return [

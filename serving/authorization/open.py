@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 from data.errors import KubehabitError
@@ -12,6 +12,9 @@ from detection.authorization.node_graph import NodeGraph
 from detection.authorization.oracle import AuthorizationOracle
 from serving.authorization.monitor import AuthorizationMonitor
 from serving.settings import AuthorizationSettings
+
+#: File beside a snapshot that says when it was taken.
+_TAKEN = "taken"
 
 
 def open_monitor(settings: AuthorizationSettings) -> AuthorizationMonitor | None:
@@ -27,11 +30,25 @@ def open_monitor(settings: AuthorizationSettings) -> AuthorizationMonitor | None
     digest = _digest(path)
     graph = NodeGraph()
     oracle = AuthorizationOracle(*read_rbac(path, graph), graph)
-    taken = settings.taken
+    taken = settings.taken or _taken_of(path)
     if taken is not None:
         taken = taken.replace(tzinfo=UTC) if taken.tzinfo is None else taken.astimezone(UTC)
     text = "" if taken is None else taken.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return AuthorizationMonitor(oracle, digest=digest, taken=text, cluster=settings.cluster)
+
+
+def _taken_of(path: Path) -> datetime | None:
+    """When a snapshot was taken by the file `taken` in its folder, which has an RFC 3339 time; None without one."""
+    file = path / _TAKEN if path.is_dir() else path.with_name(_TAKEN)
+    if not file.is_file():
+        return None
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return datetime.fromisoformat(stream.read(64).strip())
+    except (OSError, ValueError) as error:
+        raise KubehabitError(
+            f"{file} does not hold a time such as 2026-11-23T14:00:00Z. Correct it."
+        ) from error
 
 
 def _digest(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from detection.authorization.escalation import Escalation, Identity
+from detection.authorization.escalation import Escalation, RightsHolder
 from detection.authorization.rbac import BindingGrant, ObjectKey
 from detection.authorization.right_index import RightIndex, RightsTotal
 
@@ -55,7 +55,7 @@ def _users(index: RightIndex, escalation: Escalation) -> list[RightsRow]:
         RightsRow(
             name,
             index.total_of_user(name, escalation.groups_of(name)),
-            steps.get(Identity("user", name)),
+            steps.get(RightsHolder("user", name)),
             acted=name in index.usage,
         )
         for name in names
@@ -67,7 +67,7 @@ def _groups(index: RightIndex, escalation: Escalation) -> list[RightsRow]:
     for group in escalation.groups:
         members = index.members(group)
         total = index.total(index.rbac.all_bindings_of("", (group,)), members)
-        steps = escalation.steps_to_admin.get(Identity("group", group))
+        steps = escalation.steps_to_admin.get(RightsHolder("group", group))
         found.append(RightsRow(group, total, steps, subjects=len(members), acted=bool(members)))
     return found
 

@@ -9,11 +9,12 @@ from pydantic import Field
 
 from detection.authorization.authorizer import MASTERS
 from detection.authorization.containment import Containment, SuspectRequest, contain
-from detection.authorization.escalation import Escalation, subjects_who_may
+from detection.authorization.escalation import Escalation
 from detection.authorization.least_privilege import GrantedRight, rights_by
 from detection.authorization.rbac import BindingGrant, Rbac
 from detection.authorization.requests import AccessRequest
 from detection.authorization.right_index import RightIndex
+from detection.authorization.subjects import subjects_who_may
 from detection.authorization.usage import UserUsage
 from serving.schemas import ApiModel, clean
 

@@ -1,4 +1,4 @@
-"""Whom somebody can become, as a picture: from left to right in steps, the way to everything apart, what is alike as one box."""
+"""Whom a user or group can become, as a picture: from left to right in steps, the way to everything apart, what is alike as one box."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup, escape
 
-from detection.authorization.escalation import ADMIN, EscalationStep, Identity
+from detection.authorization.escalation import ADMIN, EscalationStep, RightsHolder
 from detection.authorization.rbac import SERVICE_ACCOUNT
 from serving.console.graph import curve, fit
 from serving.console.render import count, visible
 
-_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 232, 44, 64, 10, 16
+_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 256, 44, 56, 10, 16
 #: Boxes of one step, and users that are drawn each as a box of their own.
 _MOST, _APART = 9, 2
 _LETTER, _SMALL_LETTER = 7.4, 5.9
-Paths = Mapping[Identity, Sequence[EscalationStep]]
+Paths = Mapping[RightsHolder, Sequence[EscalationStep]]
 
 
 @dataclass(slots=True)
-class _Box:
+class _ReachBox:
     """A box of the picture: an identity, or several that are reached in the same way."""
 
     name: str
     how: str
     title: str
     look: str
-    parent: _Box | None = None
+    parent: _ReachBox | None = None
     url: str = ""
     x: float = 0.0
     y: float = 0.0
 
 
-def subject_url(one: Identity) -> str:
+def subject_url(one: RightsHolder) -> str:
     """The page of the rights of a user or a group; empty for what has none."""
     return (
         "/console/rights/subject?" + urlencode([(one.kind, one.name)])
@@ -44,7 +44,7 @@ def subject_url(one: Identity) -> str:
     )
 
 
-def draw_paths(start: Identity, paths: Paths) -> Markup:
+def draw_paths(start: RightsHolder, paths: Paths) -> Markup:
     """The picture, each box of a user or group a link to its rights; empty if nobody else can be become."""
     if not paths:
         return Markup("")
@@ -65,17 +65,17 @@ def draw_paths(start: Identity, paths: Paths) -> Markup:
     ).format(width, round(height), _described(paths), Markup("").join(parts))
 
 
-def _layers(start: Identity, paths: Paths) -> list[list[_Box]]:
+def _layers(start: RightsHolder, paths: Paths) -> list[list[_ReachBox]]:
     """Boxes by the number of steps that lead to them."""
-    first = _Box(short(start), "has these rights", start.name, "is-principal is-source")
+    first = _ReachBox(short(start), "has these rights", start.name, "is-principal is-source")
     apart = {step.end for step in paths.get(ADMIN, ())}
-    box_of: dict[Identity, _Box] = {start: first}
+    box_of: dict[RightsHolder, _ReachBox] = {start: first}
     layers = [[first]]
     by_depth: dict[int, list[EscalationStep]] = defaultdict(list)
     for path in paths.values():
         by_depth[len(path)].append(path[-1])
     for depth in range(1, max(by_depth) + 1):
-        layer: list[_Box] = []
+        layer: list[_ReachBox] = []
         groups: dict[tuple[int, str, str], list[EscalationStep]] = defaultdict(list)
         for step in sorted(by_depth[depth], key=lambda one: (one.end not in apart, one.end)):
             parent = box_of[step.start]
@@ -98,18 +98,20 @@ def _layers(start: Identity, paths: Paths) -> list[list[_Box]]:
     return layers
 
 
-def _single(step: EscalationStep, parent: _Box, box_of: dict[Identity, _Box]) -> _Box:
+def _single(step: EscalationStep, parent: _ReachBox, box_of: dict[RightsHolder, _ReachBox]) -> _ReachBox:
     look = {"everything": "is-source", "user": "is-principal", "group": "is-principal"}.get(
         step.end.kind, "is-object"
     )
     title = f"{step.source} → {step.target}: {step.how}" + (
         f", by {step.grant.binding}" if step.grant else ""
     )
-    box = box_of[step.end] = _Box(short(step.end), step.how, title, look, parent, subject_url(step.end))
+    box = box_of[step.end] = _ReachBox(short(step.end), step.how, title, look, parent, subject_url(step.end))
     return box
 
 
-def _several(steps: Sequence[EscalationStep], parent: _Box, box_of: dict[Identity, _Box], how: str) -> _Box:
+def _several(
+    steps: Sequence[EscalationStep], parent: _ReachBox, box_of: dict[RightsHolder, _ReachBox], how: str
+) -> _ReachBox:
     places = {place_of(step.end) for step in steps}
     where = (
         f"in {next(iter(places))}"
@@ -121,12 +123,12 @@ def _several(steps: Sequence[EscalationStep], parent: _Box, box_of: dict[Identit
     title = ", ".join(short(step.end) for step in steps[:12]) + (
         f" and {len(steps) - 12:,} more" if len(steps) > 12 else ""
     )
-    box = _Box(name, how, title, "is-principal is-reached", parent)
+    box = _ReachBox(name, how, title, "is-principal is-reached", parent)
     box_of.update((step.end, box) for step in steps)
     return box
 
 
-def place_of(one: Identity) -> str:
+def place_of(one: RightsHolder) -> str:
     """Namespace of a service account; empty for anything else."""
     return (
         one.name.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
@@ -135,7 +137,7 @@ def place_of(one: Identity) -> str:
     )
 
 
-def short(one: Identity) -> str:
+def short(one: RightsHolder) -> str:
     """Its name as people say it."""
     if one == ADMIN:
         return "everything in the cluster"
@@ -143,7 +145,7 @@ def short(one: Identity) -> str:
     return f"group {name}" if one.kind == "group" else name
 
 
-def _line(box: _Box) -> Markup:
+def _line(box: _ReachBox) -> Markup:
     source = box.parent
     assert source is not None
     begin_x, begin_y = source.x + _WIDTH, source.y + _HEIGHT / 2
@@ -154,7 +156,7 @@ def _line(box: _Box) -> Markup:
     )
 
 
-def _drawn(box: _Box) -> Markup:
+def _drawn(box: _ReachBox) -> Markup:
     room = _WIDTH - 28
     drawn = Markup(
         '<g class="box {}"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" rx="7"/>'

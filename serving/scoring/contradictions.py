@@ -29,6 +29,7 @@ _SEVERITIES: Mapping[str, Severity] = {
     "anonymous success by no rule": "critical",
     "decision contradicts the response": "high",
     "no decision recorded": "medium",
+    "more than its writer had": "critical",
 }
 #: What is more severe where the request could do harm.
 _RAISED = ("allowed by nothing", "decision contradicts the response")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,10 +14,18 @@ import pytest
 import typer
 import yaml
 
+from data.errors import KubehabitError
+from detection.authorization.authorizer import Authorizer
+from detection.authorization.least_privilege import granted_rights
+from detection.authorization.rbac import API_GROUP, Rbac
+from detection.authorization.requests import AccessRequest
+from detection.authorization.usage import UserUsage
 from kubehabit.main import app
 from kubehabit.retraining.retraining import TooLittleWorkError
-from serving.settings import Settings
+from serving.authorization.open import open_monitor
+from serving.settings import AuthorizationSettings, Settings
 from tests.deploy.programs import program
+from tests.serving.fakes import decoded, raw_event
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -137,3 +146,45 @@ def test_systemd_finds_no_fault_and_little_exposure(unit: Path, tmp_path: Path) 
     exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", rated.stdout)
     assert exposure is not None, rated.stdout + rated.stderr
     assert float(exposure[1]) < 2  # of 10; "OK" in its words
+
+
+def test_the_snapshot_of_roles_is_read_by_the_service_and_its_job_may_list_what_it_asks_for(
+    tmp_path: Path,
+) -> None:
+    objects = list(
+        yaml.safe_load_all((DEPLOY / "kubernetes" / "rbac-snapshot.yaml").read_text(encoding="utf-8"))
+    )
+    of_kind = {one["kind"]: one for one in objects}
+    pod = of_kind["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    # The account may list all of it, and nothing else.
+    (asked,) = re.findall(r"kubectl get (\S+) -A", container["args"][0])
+    groups = {"pods": "", "pv": "", "volumeattachments": "storage.k8s.io"}
+    user = "system:serviceaccount:{namespace}:{name}".format_map(of_kind["ServiceAccount"]["metadata"])
+    authorizer = Authorizer(Rbac(objects))
+    for name in asked.split(","):
+        resource = {"pv": "persistentvolumes"}.get(name, name)
+        request = AccessRequest("list", None, groups.get(name, API_GROUP), resource)
+        assert authorizer.decide(user, (), request).opinion == "allow", name
+    assert authorizer.decide(user, (), AccessRequest("list", None, "", "secrets")).opinion == "no opinion"
+    assert not any(one.risk for one in granted_rights(authorizer.rbac, user, UserUsage()))
+    # The script, with a kubectl that prints roles.
+    stand_in = tmp_path / "bin" / "kubectl"
+    stand_in.parent.mkdir()
+    item = of_kind["ClusterRole"]
+    stand_in.write_text(f"#!/bin/sh\necho '{json.dumps({'kind': 'List', 'items': [item]})}'\n")
+    stand_in.chmod(0o755)
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    environment = {"PATH": f"{stand_in.parent}:/usr/bin:/bin", "SNAPSHOT": str(folder)}
+    subprocess.run([*container["command"], *container["args"]], env=environment, check=True)
+    assert {one.name for one in folder.iterdir()} == {"rbac.json", "taken"}
+    monitor = open_monitor(AuthorizationSettings(snapshot=folder))
+    assert monitor is not None
+    assert [key.name for key in monitor.oracle.rbac.roles] == [item["metadata"]["name"]]
+    (early,) = decoded([raw_event(0, requestReceivedTimestamp="2020-01-01T00:00:00Z")])
+    assert monitor.compare([early]) == [None]
+    (folder / "taken").write_text("yesterday")
+    with pytest.raises(KubehabitError, match="does not hold a time"):
+        open_monitor(AuthorizationSettings(snapshot=folder))

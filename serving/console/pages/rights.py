@@ -13,7 +13,7 @@ import yaml
 from fastapi import APIRouter, Query, Request, Response
 
 from data.errors import KubehabitError
-from detection.authorization.escalation import ADMIN, EscalationStep, Identity
+from detection.authorization.escalation import ADMIN, EscalationStep, RightsHolder
 from detection.authorization.files import objects_of_text
 from detection.authorization.least_privilege import WhatIf, rights_by, what_if_used
 from detection.authorization.rbac import KINDS, BindingGrant, ObjectKey, Rbac
@@ -122,7 +122,7 @@ def _row_url(by: RightsBy, days: str) -> Callable[[RightsRow], str]:
     def url(row: RightsRow) -> str:
         if row.binding is not None:
             return f"{_binding_url(row.binding)}&days={days}"
-        return f"{subject_url(Identity('user' if by == 'users' else 'group', row.name))}&days={days}"
+        return f"{subject_url(RightsHolder('user' if by == 'users' else 'group', row.name))}&days={days}"
 
     return url
 
@@ -140,7 +140,7 @@ def subject(
         return _without_snapshot(request)
     if not user and not group:
         raise ProblemError(400, "Name a user or a group: choose one under Rights.")
-    me = Identity("user", user) if user else Identity("group", group)
+    me = RightsHolder("user", user) if user else RightsHolder("group", group)
     index, escalation = book.index, book.escalation
     usage = index.usage.get(user)
     if user:
@@ -177,7 +177,7 @@ def _rights(book: RightsBook, grants: list[BindingGrant], users: list[str]) -> d
     return {"rights": found[:_SHOWN], "more_rights": max(len(found) - _SHOWN, 0), "binding_url": _binding_url}
 
 
-def _paths(me: Identity, paths: dict[Identity, list[EscalationStep]]) -> dict[str, Any]:
+def _paths(me: RightsHolder, paths: dict[RightsHolder, list[EscalationStep]]) -> dict[str, Any]:
     ordered = sorted(paths.items(), key=lambda item: (item[0] != ADMIN, len(item[1]), item[0]))
     return {
         "picture": draw_paths(me, paths),
@@ -207,8 +207,8 @@ def binding(
         raise ProblemError(404, "There is no such binding any more. Look for it under Rights, by bindings.")
     users = book.index.bound(held)
     grants = [] if held.role is None else [BindingGrant(key, held.role)]
-    subjects = [Identity("user", one) for one in sorted(held.users or ())]
-    subjects += [Identity("group", one) for one in sorted(held.groups or ())]
+    subjects = [RightsHolder("user", one) for one in sorted(held.users or ())]
+    subjects += [RightsHolder("group", one) for one in sorted(held.groups or ())]
     used = {one: sum(book.index.uses(grant, one).values()) for grant in grants for one in users}
     return page(
         request,
@@ -346,7 +346,7 @@ def _tried(request: Request, given: ProposedText) -> Response:
         wrong=wrong,
         spans=_SPANS,
         used=book.usage.used,
-        url=lambda name: subject_url(Identity("user", name)),
+        url=lambda name: subject_url(RightsHolder("user", name)),
     )
 
 
@@ -368,7 +368,7 @@ def of_incident(request: Request, incident: Annotated[str, Query(max_length=64)]
         manifests=["---\n" + _manifest(one) for change in found.changes for one in change.objects],
         removed=[name for change in found.changes for name in change.removed],
         principal_url=principal_url,
-        subject_url=lambda name: subject_url(Identity("user", name)),
+        subject_url=lambda name: subject_url(RightsHolder("user", name)),
     )
 
 

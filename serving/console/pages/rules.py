@@ -76,7 +76,7 @@ def _rows(service: Service, days: int) -> tuple[RuleSet, list[RuleRow]]:
         of_rule = hits.get(name, {})
         muted = {words: of_rule.get(words, 0) for words in ("habit", "over budget", "allowed")}
         about = "; ".join(
-            f"{what}: {values}" for what, values in constraint_words(rule.spec.matchConstraints)[:2]
+            f"{what}: {values}" for what, values in constraint_words(rule.spec.matchConstraints)
         )
         row = RuleRow(
             rule,

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.authorization.authorizer import Authorizer
-from detection.authorization.escalation import ADMIN, NODE, Escalation, Identity, subjects_who_may
+from detection.authorization.escalation import ADMIN, NODE, Escalation, RightsHolder
 from detection.authorization.escalation_check import may_bind, may_write_role
 from detection.authorization.files import read_rbac
 from detection.authorization.powers import powers_of
 from detection.authorization.rbac import API_GROUP, ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
 from detection.authorization.rules import PolicyRule
+from detection.authorization.subjects import subjects_who_may
 from tests.detection.authorization.test_rbac import RECORDINGS
 
 _ME = "system:serviceaccount:lab:me"
@@ -75,13 +76,13 @@ def subject(name: str) -> dict[str, str]:
     return {"kind": "User", "name": name}
 
 
-def account(name: str) -> Identity:
-    return Identity("user", "system:serviceaccount:" + name.replace("/", ":"))
+def account(name: str) -> RightsHolder:
+    return RightsHolder("user", "system:serviceaccount:" + name.replace("/", ":"))
 
 
 def reached(
     *grants: str, more: tuple[dict[str, Any], ...] = (), most: int = 4, **known: Any
-) -> dict[Identity, Any]:
+) -> dict[RightsHolder, Any]:
     return Escalation(Rbac([*objects(*grants), *more]), **known).paths(_ME, _MY_GROUPS, most=most)
 
 
@@ -191,8 +192,11 @@ _IDS = [what for _, _, what in EDGES]
 def test_every_edge_that_others_prove_and_none_that_they_refute(grant: str, expected: Any, what: str) -> None:
     strong = {"kind": "Role", "metadata": {"name": "strong", "namespace": "lab"}, "rules": [rule("* *:*")]}
     found = set(reached(grant, *_OTHERS, more=(strong,), most=1))
-    admin_of = {"lab": Identity("role", "everything in lab"), "role": Identity("role", "everything in lab")}
-    admin_of["every"] = Identity("role", "everything in every namespace")
+    admin_of = {
+        "lab": RightsHolder("role", "everything in lab"),
+        "role": RightsHolder("role", "everything in lab"),
+    }
+    admin_of["every"] = RightsHolder("role", "everything in every namespace")
     if isinstance(expected, str):
         assert found == {admin_of[expected]}
     else:
@@ -216,13 +220,13 @@ def test_a_role_of_everybody_is_a_role_of_each_account() -> None:
     assert ADMIN not in reached("*: @system:serviceaccounts:web: * *:*")
 
 
-def test_people_are_acted_as_by_name_and_groups_only_with_somebody() -> None:
+def test_people_are_acted_as_by_name_and_groups_only_together_with_a_user() -> None:
     others = ("*: root: * *:*", "*: @admins: * *:*")
     assert ADMIN in reached("*: me: impersonate .:users", *others, most=2)
-    assert set(reached("*: me: impersonate .:users root", *others, most=1)) == {Identity("user", "root")}
+    assert set(reached("*: me: impersonate .:users root", *others, most=1)) == {RightsHolder("user", "root")}
     assert reached("*: me: impersonate .:groups", *others) == {}
     found = reached("*: me: impersonate .:users,groups admins,me", *others)
-    assert [one.end for one in found[ADMIN]] == [Identity("group", "admins"), ADMIN]
+    assert [one.end for one in found[ADMIN]] == [RightsHolder("group", "admins"), ADMIN]
     masters = reached("*: me: impersonate .:users,groups", most=1)
     assert "system:masters" in masters[ADMIN][0].how
 
@@ -249,7 +253,7 @@ def test_a_role_is_widened_only_by_who_may_change_it_and_has_it() -> None:
     assert reached(creates) == {}
     assert reached("*: me: escalate,update rbac:clusterroles another") == {}
     assert set(reached("lab/: me: escalate,patch rbac:roles r0", most=1)) == {
-        Identity("role", "everything in lab")
+        RightsHolder("role", "everything in lab")
     }
     assert set(reached("lab: me: escalate,patch rbac:roles", most=1)) == set()
 
@@ -357,10 +361,10 @@ def test_the_distance_of_all_is_the_length_of_each_path() -> None:
     assert set(distances.values()) == {1, 2, 3}
     for user in escalation.users:
         path = escalation.paths(user, escalation.groups_of(user)).get(ADMIN, ())
-        assert len(path) == distances.get(Identity("user", user), 0)
+        assert len(path) == distances.get(RightsHolder("user", user), 0)
     for group in escalation.groups:
         path = escalation.paths_of_group(group).get(ADMIN, ())
-        assert len(path) == distances.get(Identity("group", group), 0)
+        assert len(path) == distances.get(RightsHolder("group", group), 0)
 
 
 _PARTS = st.lists(
@@ -387,6 +391,6 @@ def test_more_rules_never_take_a_power_away(some: list[PolicyRule], more: list[P
 
 def test_hostile_names_are_no_identity_of_ours() -> None:
     found = reached("*: me: impersonate .:users", "*: cluster-admin,any node: get .:pods")
-    assert set(found) == {Identity("user", "cluster-admin"), Identity("user", "any node")}
+    assert set(found) == {RightsHolder("user", "cluster-admin"), RightsHolder("user", "any node")}
     assert ADMIN not in found
     assert not any(re.search(r"accounts", one.kind) for one in found)

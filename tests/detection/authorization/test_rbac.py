@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import KubehabitError
-from data.events.audit_event import AuditEvent
+from data.events.audit_event import AuditEvent, User
 from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from detection.authorization.agreement import agree, compare, recorded_grant
@@ -356,6 +356,58 @@ def test_every_kind_of_contradiction_is_found() -> None:
     assert outcome(noted(event("list", secrets, user="", code=401), gone=True)) == "not authorized"
 
 
+ALLOWED = "RBAC: allowed by ClusterRoleBinding "
+
+
+@pytest.mark.parametrize(
+    ("verbs", "wanted", "expected"),
+    [
+        (["create", "update"], [READ_PODS], "more than its writer had"),
+        (["create", "update", "escalate"], [READ_PODS], "agrees"),
+        (
+            ["create", "update"],
+            [{"apiGroups": [GROUP], "resources": ["roles"], "verbs": ["create"]}],
+            "agrees",
+        ),
+        (["create", "update"], [], "agrees"),
+    ],
+)
+def test_who_writes_a_role_must_have_what_it_gives(
+    verbs: list[str], wanted: list[dict[str, Any]], expected: str
+) -> None:
+    rules = [{"apiGroups": [GROUP], "resources": ["roles"], "verbs": verbs}]
+    reason = ALLOWED + '"w" of ClusterRole "writer" to User "vera"'
+    write = change("create", "roles", "made", role("made", wanted, "shop"), "shop", reason=reason)
+    write = msgspec.structs.replace(write, requestURI=f"/apis/{GROUP}/v1/namespaces/shop/roles")
+    (said,) = AuthorizationOracle(*followed(role("writer", rules), bind("w", "writer", USER))).compare(
+        [write]
+    )
+    assert said is not None
+    assert said.outcome == expected
+    rbac, follower = followed(role("writer", rules), bind("w", "writer", USER))
+    masters = msgspec.structs.replace(write, user=User("root", ("system:masters",)))
+    counts = agree([write, masters], Authorizer(rbac), follower).counts
+    assert counts[expected] >= 1
+    assert sum(counts.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("verbs", "expected"), [(["create"], "more than its writer had"), (["create", "bind"], "agrees")]
+)
+def test_who_writes_a_binding_must_have_its_role(verbs: list[str], expected: str) -> None:
+    rules = [{"apiGroups": [GROUP], "resources": ["rolebindings", "clusterroles"], "verbs": verbs}]
+    rbac, follower = followed(role("writer", rules), role("reader", [READ_PODS]), bind("w", "writer", USER))
+    reason = ALLOWED + '"w" of ClusterRole "writer" to User "vera"'
+    made = bind("made", "reader", {"kind": "User", "name": "otto"}, namespace="shop")
+    write = change("create", "rolebindings", "made", made, "shop", reason=reason)
+    write = msgspec.structs.replace(write, requestURI=f"/apis/{GROUP}/v1/namespaces/shop/rolebindings")
+    (said,) = AuthorizationOracle(rbac, follower).compare([write])
+    assert said is not None
+    assert said.outcome == expected
+    # Whatever was found, the change is followed.
+    assert ObjectKey("rolebindings", "shop", "made") in rbac
+
+
 @given(st.text(max_size=80) | st.text('RBAC: allowed by "/of', max_size=300))
 def test_no_reason_breaks_the_reading_of_reasons(text: str) -> None:
     recorded_grant(text)
@@ -427,6 +479,47 @@ def test_names_are_asked_for_where_the_right_can_be_given_by_name() -> None:
         (("get",), ("cache", "db")),
         (("create", "list"), ()),
     }
+
+
+_NODES = [("get", "", "nodes", "", "node1"), ("get", "", "nodes", "", "node2")]
+_GET = ("get",)
+
+
+@pytest.mark.parametrize(
+    ("requests", "by_name", "expected"),
+    [
+        ([("get", "/foo")], True, {"": {PolicyRule(_GET, paths=("/foo",))}}),
+        (
+            *([("get", "", "nodes", "", "n"), ("get", "storage.k8s.io", "storageclasses", "", "s")], True),
+            {
+                "": {
+                    PolicyRule(_GET, ("",), ("nodes",), ("n",)),
+                    PolicyRule(_GET, ("storage.k8s.io",), ("storageclasses",), ("s",)),
+                }
+            },
+        ),
+        (_NODES, True, {"": {PolicyRule(_GET, ("",), ("nodes",), ("node1", "node2"))}}),
+        (_NODES, False, {"": {PolicyRule(_GET, ("",), ("nodes",))}}),
+        (
+            *([("get", "", "configmaps", "ns1", "c"), ("get", "", "pods", "ns2", "p")], True),
+            {
+                "ns1": {PolicyRule(_GET, ("",), ("configmaps",), ("c",))},
+                "ns2": {PolicyRule(_GET, ("",), ("pods",), ("p",))},
+            },
+        ),
+        ([], True, {}),
+    ],
+)
+def test_the_smallest_roles_are_those_that_audit2rbac_expects(
+    requests: list[tuple[str, ...]], by_name: bool, expected: dict[str, set[PolicyRule]]
+) -> None:
+    """From `process_test.go`, but for what widens a role beyond what was used, which ours never does."""
+    usage = UserUsage()
+    for verb, *what in requests:
+        group, resource, namespace, name = what if len(what) == 4 else ("", "", "", "")
+        path = what[0] if len(what) == 1 else None
+        usage.add(AccessRequest(verb, path, group, resource, "", namespace, name), "2026-11-24T10:00:00Z")
+    assert {place: set(rules) for place, rules in minimal_rules(usage, by_name=by_name).items()} == expected
 
 
 def test_rights_that_were_never_used_and_lead_further_come_first(recorded: list[AuditEvent]) -> None:

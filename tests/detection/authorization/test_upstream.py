@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from detection.authorization.authorizer import Authorizer
-from detection.authorization.escalation import subjects_who_may
 from detection.authorization.rbac import ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest, access_request
 from detection.authorization.rules import PolicyRule, uncovered
+from detection.authorization.subjects import subjects_who_may
 
 _O = "/api/v1/namespaces/other"
 _X = "/apis/extensions/v1"

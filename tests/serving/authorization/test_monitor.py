@@ -126,6 +126,35 @@ def test_every_contradiction_has_its_words_and_technique(
     assert one.techniques[0].id == technique
 
 
+def test_a_binding_that_gives_more_than_its_writer_has_is_an_alert(
+    store: AlertStore, explainer: Explainer, snapshot: Path
+) -> None:
+    group = "rbac.authorization.k8s.io"
+    binds = {"apiGroups": [group], "resources": ["clusterrolebindings"], "verbs": ["create"]}
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    reader = ITEMS[0] | {"rules": [*RULES, binds]}
+    admin = {"kind": "ClusterRole", "metadata": {"name": "all"}, "rules": [everything]}
+    snapshot.write_text(json.dumps({"kind": "List", "items": [reader, ITEMS[1], admin]}))
+    monitor = open_monitor(AuthorizationSettings(snapshot=snapshot))
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer, authorization=monitor)
+    for number, role in enumerate(("reader", "all")):
+        body = ITEMS[1] | {
+            "metadata": {"name": f"b{number}"},
+            "roleRef": {"kind": "ClusterRole", "name": role},
+        }
+        request = {"verb": "create", "resource": "clusterrolebindings", "namespace": "", "name": f"b{number}"}
+        uri = f"/apis/{group}/v1/clusterrolebindings"
+        event = allowed(number, reason=BY_READERS, requestURI=uri, requestObject=body, **request)
+        event["objectRef"]["apiGroup"] = group
+        engine.score(decoded([event]))
+    (one,) = alerts(engine)
+    assert one.actions[0].contradiction is not None
+    assert one.actions[0].contradiction.outcome == "more than its writer had"
+    assert "gives more rights than its writer had" in one.sentence
+    assert one.severity == "critical"
+    assert one.techniques[0].id == "T1068"
+
+
 def test_a_request_that_was_scored_at_its_start_is_compared_at_its_end(engine: Engine) -> None:
     begun = allowed(0, verb="watch", stage="ResponseStarted")
     ended = allowed(0, verb="watch")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from data.actions.fields import FIELDS
 from data.visible_text import visible
 from serving.access.scopes import NEEDS
 from serving.alerts.explain.explainer import Explainer
+from serving.app import create_app
 from serving.authorization.open import open_monitor
 from serving.scoring.engine import Engine
 from serving.scoring.rule_alerts import RuleAlerts, RuleFolders
-from serving.settings import AuthorizationSettings, RuleSettings
+from serving.settings import AuthorizationSettings, RuleSettings, Settings
 from serving.storage.database import AlertStore
 from tests.detection.rules.rules_for_tests import document
 from tests.serving.authorization.test_monitor import BY_READERS, ITEMS, allowed
@@ -31,7 +31,6 @@ from tests.serving.fakes import FakeDetector, decoded, ndjson
 from tests.serving.hostile import EVIL
 
 OURS = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
-EVENTS = {"enabled": True, "seal_seconds": 3600, "memory_mb": 256}
 Make = Callable[..., TestClient]
 _HOSTILE = "<img src=x onerror=alert(1)>\u202e"
 _EVERYTHING = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
@@ -61,19 +60,18 @@ MORE = [
 ]
 
 
-@pytest.fixture
-def engine(store: AlertStore, explainer: Explainer, tmp_path: Path) -> Engine:
-    """One with roles, bindings and rules, two of which are of its own; one of the files cannot be used."""
-    file = tmp_path / "rbac.json"
+def an_engine(store: AlertStore, explainer: Explainer, folder: Path) -> Engine:
+    """One with roles, bindings and rules, one of which is of its own; another file of a rule cannot be used."""
+    file = folder / "rbac.json"
     file.write_text(json.dumps({"kind": "List", "items": [*ITEMS, *MORE]}))
-    folder = tmp_path / "own-rules"
-    folder.mkdir()
+    own = folder / "own-rules"
+    own.mkdir()
     by_readers = document(
         "by-readers", expression="event.objectRef.resource == 'secrets'", reason="a secret was read"
     )
-    (folder / "by-readers.yaml").write_text(yaml.safe_dump(by_readers))
-    (folder / "broken.yaml").write_text("apiVersion: {")
-    rules = RuleAlerts(RuleFolders(RuleSettings(folder=folder)).current)
+    (own / "by-readers.yaml").write_text(yaml.safe_dump(by_readers))
+    (own / "broken.yaml").write_text("apiVersion: {")
+    rules = RuleAlerts(RuleFolders(RuleSettings(folder=own)).current)
     monitor = open_monitor(AuthorizationSettings(snapshot=file))
     return Engine(
         *(FakeDetector(), FIELDS, model_info(), store, explainer), authorization=monitor, rules=rules
@@ -81,20 +79,36 @@ def engine(store: AlertStore, explainer: Explainer, tmp_path: Path) -> Engine:
 
 
 @pytest.fixture
-def client(make_client: Make, tmp_path: Path) -> TestClient:
-    """A service whose user reads pods, and one Secret."""
-    client = make_client(events=EVENTS, rules={"folder": tmp_path / "own-rules"})
+def engine(store: AlertStore, explainer: Explainer, tmp_path: Path) -> Engine:
+    return an_engine(store, explainer, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def client(explainer: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service whose user reads pods, and one Secret; tests only look at it."""
+    folder = tmp_path_factory.mktemp("rights")
+    store = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
+    settings = Settings(
+        store={"url": f"sqlite:///{folder / 'serving.db'}"},
+        journal={"path": folder / "journal"},
+        state={"path": folder / "state"},
+        dead_letters={"path": folder / "dead-letters.jsonl"},
+        events={"path": folder / "events", "seal_seconds": 3600, "memory_mb": 256},
+        history={"path": folder / "history.db"},
+        rules={"folder": folder / "own-rules"},
+        access={"log": {"path": folder / "access.jsonl"}},
+    )  # type: ignore[arg-type]
+    app = create_app(settings, an_engine(store, explainer, folder))
     sent = [
         *(allowed(n, reason=BY_READERS, name=f"web-{n}") for n in range(5)),
         allowed(3600, reason=BY_READERS, resource="secrets", name="db"),
     ]
-    assert client.post("/v1/audit", content=ndjson(sent)).status_code == 200
-    settle(client)
-    for _ in range(200):
-        if len(client.get("/v1/events").json()["events"]) == len(sent):
-            return client
-        time.sleep(0.05)
-    raise AssertionError
+    with TestClient(app, base_url="http://127.0.0.1:8646", raise_server_exceptions=False) as client:
+        assert client.post("/v1/audit", content=ndjson(sent)).status_code == 200
+        settle(client)
+        assert app.state.service.wait_for_events(30) == 0
+        yield client
+    store.close()
 
 
 def text_of(client: TestClient, path: str, status: int = 200, **query: Any) -> str:
@@ -155,7 +169,7 @@ def test_a_subject_shows_its_rights_its_reach_and_the_smallest_role(client: Test
     assert "Name a user or a group" in text_of(client, path, status=400)
 
 
-def test_a_binding_shows_whom_it_names_and_who_used_it(client: TestClient) -> None:
+def test_bindings_and_who_can_say_who_has_a_right_and_who_used_it(client: TestClient) -> None:
     path = "/console/rights/binding"
     readers = text_of(client, path, binding="readers", days="all")
     assert 'Gives ClusterRole "reader" in the whole cluster' in readers
@@ -172,8 +186,6 @@ def test_a_binding_shows_whom_it_names_and_who_used_it(client: TestClient) -> No
     assert "alice@corp get secrets db in team-a" in stopped
     text_of(client, "/console/rights/incident", status=404, incident="none")
 
-
-def test_who_can_says_by_which_binding(client: TestClient) -> None:
     path = "/console/rights/who-can"
     found = text_of(client, path, verb="create", resource="pods", namespace="team-a")
     assert "May create pods in team-a" in found
@@ -263,7 +275,7 @@ def test_an_incomplete_snapshot_and_a_missing_store_are_said(make_client: Make) 
 # -- rules --------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_of_rules_says_whose_they_are_what_they_did_and_what_their_tests_say(
+def test_rules_say_whose_they_are_what_they_did_and_what_their_tests_say(
     client: TestClient,
 ) -> None:
     page = text_of(client, "/console/rules", days="90")
@@ -278,8 +290,6 @@ def test_the_list_of_rules_says_whose_they_are_what_they_did_and_what_their_test
     linked = re.findall(r"/console/rules/([a-z0-9-]+)\?", client.get("/console/rules", headers=OURS).text)
     assert {one["name"] for one in listed} == set(linked)
 
-
-def test_the_page_of_a_rule_has_its_expression_tests_and_alerts(client: TestClient) -> None:
     shipped = text_of(client, "/console/rules/service-external-ips")
     assert "size(event.requestObject.spec.externalIPs) > 0" in shipped
     assert "by a JSON patch" in shipped
