@@ -113,9 +113,10 @@ def stamper_of(settings: EventSettings) -> Stamper | None:
 
 def _parsed(answer: bytes) -> TimeStampResponse:
     try:
-        return _library().decode_timestamp_response(answer)
+        found: TimeStampResponse = _library().decode_timestamp_response(answer)
     except ValueError as error:
         raise TimestampError(f"That is no time stamp: {error}.") from error
+    return found
 
 
 def _library() -> ModuleType:
