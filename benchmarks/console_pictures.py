@@ -188,6 +188,11 @@ def take_campaign(model: str, out: Path) -> str:
         camera.take_evidence("evidence", simplest(engine_incidents).id)
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
         camera.take("phone-overview", "/console/?days=28", size=_PHONE)
+        service = app.state.service
+        if service.watch is not None:  # a model from a folder has no versions
+            service.versions.known()
+            service.versions.wait(120)
+            camera.take("versions", "/console/model/versions", size=(1280, 1000))
     return best.source.principal
 
 

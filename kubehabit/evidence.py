@@ -109,6 +109,13 @@ def verify(
         Path | None,
         opt.file_option("--key", "Ed25519 public key (PEM) that the ledger must be signed with."),
     ] = None,
+    tsa_ca: Annotated[
+        Path | None,
+        opt.file_option(
+            "--tsa-ca",
+            "Certificates (PEM) of the time-stamp authority that must have stamped it; no network is needed.",
+        ),
+    ] = None,
     gap_minutes: Annotated[
         float, typer.Option("--gap-minutes", help="Time without an event that is reported as a gap.", min=0.0)
     ] = 10,
@@ -129,12 +136,14 @@ def verify(
     from kubehabit.tables.screen import show
     from serving.forensics.evidence.export import check
     from serving.forensics.evidence.page import check_page
+    from serving.forensics.timestamps import load_roots
     from serving.forensics.verify import verify as verify_store
     from serving.settings import load_settings
 
     public = None if key is None else load_public_key(key)
+    roots = None if tsa_ca is None else load_roots(tsa_ca)
     if file is not None:
-        checked = check(file, public)
+        checked = check(file, public, roots)
         checked.findings.extend(check_page(file))
         sound, lines = not checked.findings, tables.file_lines(file, checked)
         content: object = checked
@@ -145,6 +154,7 @@ def verify(
                 folder,
                 key=public,
                 head=head,
+                roots=roots,
                 gap_seconds=60 * gap_minutes,
                 on_records=lambda count: status.update(f"{count:,} records checked"),
             )

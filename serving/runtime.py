@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from serving.delivery.outbox import Outbox
 from serving.forensics.event_store import EventStore
 from serving.forensics.ingest import EventIngest
 from serving.forensics.service import ForensicsParts, ForensicsService
+from serving.forensics.timestamps import LedgerClock, stamper_of
 from serving.history.recorder import History
 from serving.http.problems import ProblemError
 from serving.process import resources as process
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kubehabit.api")
 _TRIM_SECONDS = 30.0
+#: Seconds between looks whether a time stamp is due.
+_STAMP_SECONDS = 300.0
 _COPY_SECONDS = 10.0
 
 
@@ -55,6 +59,7 @@ class Runtime:
 
     Attributes:
         pipeline: journals batches and gives them to the engine in order.
+        ledger_clock: has the event store's ledger time-stamped; None without an authority.
         ingest: keeps all events for investigations, in the event store; None if that is switched off.
         dispatcher: sends alerts; None without sinks.
         watch: follows the registry; None for a model from a folder.
@@ -66,6 +71,7 @@ class Runtime:
     pipeline: Pipeline
     history: History
     ingest: EventIngest | None
+    ledger_clock: Worker | None
     dispatcher: Dispatcher | None
     watch: ModelWatch | None
     retention: Retention
@@ -75,7 +81,14 @@ class Runtime:
     def close(self) -> None:
         """Finish the batch in progress and close everything; what feeds a part is closed before it."""
         self.pipeline.close()
-        for part in (self.ingest, self.dispatcher, self.retention, self.trimmer, self.engine):
+        for part in (
+            self.ledger_clock,
+            self.ingest,
+            self.dispatcher,
+            self.retention,
+            self.trimmer,
+            self.engine,
+        ):
             if part is not None:
                 part.close()
 
@@ -134,6 +147,7 @@ def build(service: Service, engine: Engine) -> Runtime:
         pipeline=pipeline,
         history=history,
         ingest=ingest,
+        ledger_clock=_ledger_clock(settings.events, ingest),
         dispatcher=dispatcher,
         watch=ModelWatch(settings, engine, metrics, pipeline) if follows else None,
         retention=Retention(engine.store),
@@ -143,7 +157,7 @@ def build(service: Service, engine: Engine) -> Runtime:
 
     pipeline.start(checkpointer.restore())
     # Only now: the journal is ours, and two processes on one folder would send as one.
-    for part in (ingest, dispatcher, runtime.retention, runtime.trimmer):
+    for part in (ingest, runtime.ledger_clock, dispatcher, runtime.retention, runtime.trimmer):
         if part is not None:
             part.start()
     if outbox is not None:
@@ -174,6 +188,19 @@ def _with_signing_key(settings: EventSettings) -> EventSettings:
             return settings
         _log.info("made a key that signs the event store's ledger", extra={"public": str(public)})
     return settings.with_key()
+
+
+def _ledger_clock(settings: EventSettings, ingest: EventIngest | None) -> Worker | None:
+    """Has the event store's ledger time-stamped, if the settings name an authority."""
+    stamper, stamps = stamper_of(settings), settings.timestamps
+    if ingest is None or stamper is None or stamps is None:
+        return None
+
+    def step() -> None:
+        if (store := ingest.store) is not None:
+            LedgerClock(store.ledger, stamper, timedelta(hours=stamps.every_hours)).step()
+
+    return Worker("time-stamps", step, seconds=_STAMP_SECONDS, low_priority=True, pause_first=True)
 
 
 def _depths(outbox: Outbox) -> Mapping[str, tuple[int, float]]:

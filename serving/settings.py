@@ -324,6 +324,22 @@ class DeadLetterSettings(_WithPath):
     max_mb: Annotated[float, Field(gt=0, le=_MOST)] = 64
 
 
+class TimestampSettings(_Section):
+    """A time-stamp authority (RFC 3161) that stamps the event store's ledger."""
+
+    url: str
+    ca: Path | None = None
+    every_hours: Annotated[float, Field(gt=0, le=8784)] = 24
+    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ValueError("name the authority by an address that begins with http:// or https://")
+        return url
+
+
 class EventSettings(_WithPath):
     """The store of every event received."""
 
@@ -335,6 +351,7 @@ class EventSettings(_WithPath):
     memory_mb: Annotated[int, Field(ge=256, le=_MOST)] = 512
     query_seconds: Annotated[float, Field(gt=0, le=_MOST)] = 20
     signing_key: Path | None = None
+    timestamps: TimestampSettings | None = None
 
     @property
     def resolved_path(self) -> Path:

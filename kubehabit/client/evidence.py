@@ -20,6 +20,7 @@ from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
 from serving.forensics.evidence.page import render
 from serving.forensics.ledger import Ledger
+from serving.forensics.timestamps import stamper_of
 from serving.incidents.incidents import Incidents
 from serving.schemas import clean
 from serving.settings import Settings, load_settings
@@ -72,6 +73,7 @@ def from_files(wanted: Subject, store: Path | None, config: Path | None) -> byte
         alerts=alerts,
         models=[describe_model(settings.model.cache_dir, *judge) for judge in judges],
         words=words,
+        stamper=stamper_of(settings.events),
     )
 
 

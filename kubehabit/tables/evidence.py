@@ -17,6 +17,7 @@ def file_lines(file: Path, checked: Checked) -> list[str]:
         *(f"VERIFICATION FAILED  {finding}" for finding in checked.findings),
         f"{file} {state}: {of}{checked.events:,} events, exported {checked.created} by {checked.by}.{missing}",
         f"Signed with {checked.signed}." if checked.signed else "Not signed.",
+        *([checked.stamped] if checked.stamped else []),
         f"Check the store with: kubehabit verify --head {checked.head}",
     ]
 
@@ -48,5 +49,6 @@ def store_lines(report: Report) -> list[str]:
     return [
         *lines,
         f"Signed with {report.signed}." if report.signed else unsigned,
+        *([f"{report.stamps:,} time stamps. Last: {report.last_stamp}"] if report.stamps else []),
         f"Head: {report.head}  (keep it: --head shows later whether the ledger was cut off or rewritten)",
     ]

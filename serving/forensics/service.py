@@ -19,6 +19,7 @@ from serving.forensics.evidence.export import EvidenceError, Subject, export
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
 from serving.forensics.queries import EventQueries, QueryError, QueryTimeoutError
+from serving.forensics.timestamps import stamper_of
 from serving.http.problems import ProblemError
 from serving.incidents.incidents import Incidents
 from serving.incidents.report import Incident
@@ -72,6 +73,7 @@ class ForensicsService:
         self._opening = threading.Lock()
         self._slots = threading.BoundedSemaphore(_CONCURRENT)
         self._queries: EventQueries | None = None
+        self._stamper = stamper_of(limits)
 
     def _store(self) -> EventStore:
         parts = self._parts()
@@ -167,6 +169,7 @@ class ForensicsService:
                     models=[describe_model(self._models, *model) for model in models],
                     words=parts.incidents.words,
                     behind=behind,
+                    stamper=self._stamper,
                 )
             except EvidenceError as error:
                 raise ProblemError(404, str(error)) from error

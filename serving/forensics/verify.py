@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from data.errors import KubehabitError
@@ -29,6 +30,7 @@ from serving.forensics.ledger import (
 )
 from serving.forensics.merkle import BLOCK, blocks_of, leaf_of, root_of
 from serving.forensics.records import CONTENT_SQL, SQL_TYPES
+from serving.forensics.timestamps import check_stamps
 
 if TYPE_CHECKING:
     import duckdb
@@ -91,6 +93,7 @@ class Report:
         erasures: records that were erased, according to the ledger; all others are checked to be as before.
         head: number and hash of the ledger's last line; a copy kept elsewhere proves later that nothing was cut off.
         signed: public key that signs the lines, or "".
+        stamps, last_stamp: number of time stamps in the ledger, and the last of them in a sentence, or "".
         seconds: duration of the check.
     """
 
@@ -104,6 +107,8 @@ class Report:
     erasures: list[Erasure] = field(default_factory=list)
     head: str = ""
     signed: str = ""
+    stamps: int = 0
+    last_stamp: str = ""
     seconds: float = 0.0
 
     @property
@@ -125,6 +130,7 @@ def verify(
     *,
     key: Ed25519PublicKey | None = None,
     head: str | None = None,
+    roots: Sequence[x509.Certificate] | None = None,
     gap_seconds: float = 600,
     memory_mb: int = 1024,
     on_records: Callable[[int], None] | None = None,
@@ -134,6 +140,7 @@ def verify(
     Args:
         key: must have signed the lines, from the first that names a key; without it, the key that the ledger names is trusted.
         head: a head (`<number>:<hash>`) of an earlier report that the ledger must contain.
+        roots: certificates of the authority whose time stamps the ledger keeps; without them only what they are over is checked.
         gap_seconds: longest time without an event that is not reported as a gap.
         memory_mb: memory of the database.
         on_records: called with the number of records checked so far.
@@ -153,6 +160,10 @@ def verify(
     }
     report = Report()
     entries = _check_ledger(folder, report, key, head)
+    stamps, wrong = check_stamps(entries, roots)
+    report.stamps, report.last_stamp = len(stamps), stamps[-1].sentence if stamps else ""
+    for number, why in wrong:
+        report.fault("signature", f"ledger.jsonl line {number + 1}", why)
     catalog = _check_catalog(entries, report)
     _check_files(folder, catalog, present, report)
     for reason in sorted(folder.glob(f"{SET_ASIDE}/*/reason.txt")):

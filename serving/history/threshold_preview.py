@@ -36,6 +36,12 @@ SCALES = (
 #: Most evidence to add up again; with more, the span is shorter, and a note says so.
 _MOST = 100_000
 
+#: Share of a threshold from which on an action is near it: who never came near would have raised nothing at any scale.
+_NEAR = 0.3
+
+#: Of the query for evidence.
+_COLUMNS = 9
+
 #: Times the longest horizon, after which what had added up before no longer matters.
 _FADED = 5
 
@@ -113,7 +119,8 @@ class Additions:
         new, wrong: float64, decades.
         actions: float64, earlier actions of the principal; NaN where they were not recorded.
         stretches: (first row, end, horizons, activity) of rows with the same ones.
-        limits: calibrated thresholds by row.
+        judged: int64, which of `limits` holds for each row.
+        limits: calibrated thresholds.
         versions: of the models in force.
     """
 
@@ -124,6 +131,7 @@ class Additions:
     wrong: Floats
     actions: Floats
     stretches: list[tuple[int, int, tuple[float, ...], tuple[float, ...]]]
+    judged: Ints
     limits: list[tuple[float, ...]]
     versions: list[str]
 
@@ -133,7 +141,8 @@ class Additions:
         for first, end, horizons, activity in self.stretches:
             rows = slice(first, end)
             who, when, new, wrong = self.principal[rows], self.time[rows], self.new[rows], self.wrong[rows]
-            limits = np.array(self.limits[rows])
+            keys, place = np.unique(self.judged[rows], return_inverse=True)
+            limits = np.array([self.limits[key] for key in keys])[place]
             given = who, when, new, wrong, horizons, limits, np.array(scales)
             flagged[rows] = replay(*given, activity, self.actions[rows])
         order = np.lexsort((self.time, self.principal))
@@ -256,46 +265,45 @@ class Previewer:
         }
         longest = max((max(judge[1], default=0) for judge in judges.values()), default=0)
         warm = since - max(round(_FADED * longest * 1e6), LINK_REACH)
-        near = "principal IN (SELECT DISTINCT principal FROM additions WHERE reached >= 0.3 AND time >= ? AND time < ?)"
         span = [warm, until]
-        oldest = self._reader.rows(
-            f"SELECT time FROM additions WHERE time >= ? AND time < ? AND {near} ORDER BY time DESC LIMIT 1 OFFSET {_MOST}",
-            [*span, *span],
-        )
-        if oldest:
-            since = max(since, oldest[0]["time"])
-            span[0] = oldest[0]["time"] + 1
-            notes.append("There was more than can be looked at in this time: only the latest part of it is.")
-        names: dict[str, int] = {}
-        judged: list[int] = []
-        columns: list[npt.NDArray[np.float64]] = []
+        near = f"SELECT principal FROM additions WHERE reached >= {_NEAR} AND time >= ? AND time < ?"
         query = (
-            "SELECT principals.name AS name, time, judge, person, new, wrong, additions.actions AS done FROM additions "
-            f"JOIN principals ON principals.id = principal WHERE time >= ? AND time < ? AND {near} ORDER BY number"
+            "SELECT number, principal, time, judge, person, new, wrong, reached, actions FROM additions "
+            f"WHERE time >= ? AND time < ? AND +principal IN ({near}) ORDER BY time DESC LIMIT {_MOST + 1}"
         )
-        for part in self._reader.parts(query, [*span, *span]):
-            rows = [row for row in part if judges[row["judge"]][1]]
-            judged += (2 * row["judge"] + row["person"] for row in rows)
-            values = [
-                (
-                    names.setdefault(row["name"], len(names)),
-                    *(row[key] for key in ("time", "new", "wrong", "done")),
-                )
-                for row in rows
-            ]
-            # Microseconds since 1970 are exact in a float64.
-            columns.append(np.array(values, np.float64).reshape(len(rows), 5).T)
-        principal, time, new, wrong, actions = np.concatenate([np.empty((5, 0)), *columns], axis=1)
+        # By time, not by principal (the plus): most of them are wanted. Numbers and microseconds are exact in a float64.
+        read = [
+            np.array([tuple(row) for row in part], np.float64)
+            for part in self._reader.parts(query, [*span, *span])
+        ]
+        rows = np.concatenate([np.empty((0, _COLUMNS)), *read])
+        if len(rows) > _MOST:
+            oldest = int(rows[_MOST, 2])
+            since = max(since, oldest)
+            rows = rows[rows[:, 2] > oldest]
+            rows = rows[np.isin(rows[:, 1], rows[rows[:, 7] >= _NEAR, 1])]
+            notes.append("There was more than can be looked at in this time: only the latest part of it is.")
+        usable = [number for number, judge in judges.items() if judge[1]]
+        rows = rows[np.isin(rows[:, 3], usable)]
+        rows = rows[np.argsort(rows[:, 0])]
+        ids, principal = np.unique(rows[:, 1].astype(np.int64), return_inverse=True)
+        names = dict(self._reader.rows(f"SELECT id, name FROM principals WHERE id IN ({near})", span))
+        judge, person = rows[:, 3].astype(np.int64), rows[:, 4].astype(np.int64)
+        _, first = np.unique(judge, return_index=True)
+        limits: list[tuple[float, ...]] = [()] * (2 * max(judges, default=0) + 2)
+        for number, (_, _, of_person, of_system, _) in judges.items():
+            limits[2 * number], limits[2 * number + 1] = of_system, of_person
         return since, Additions(
-            names=list(names),
+            names=[names[one] for one in ids.tolist()],
             principal=principal.astype(np.int64),
-            time=time.astype(np.int64),
-            new=new,
-            wrong=wrong,
-            actions=actions,
-            stretches=list(_stretches([(judges[key // 2][1], judges[key // 2][4]) for key in judged])),
-            limits=[judges[key // 2][2 if key % 2 else 3] for key in judged],
-            versions=list(dict.fromkeys(judges[key // 2][0] for key in judged)),
+            time=rows[:, 2].astype(np.int64),
+            new=rows[:, 5],
+            wrong=rows[:, 6],
+            actions=rows[:, 8],
+            stretches=list(_stretches([(judges[key][1], judges[key][4]) for key in judge.tolist()])),
+            judged=2 * judge + person,
+            limits=limits,
+            versions=list(dict.fromkeys(judges[one][0] for one in judge[np.sort(first)].tolist())),
         )
 
 

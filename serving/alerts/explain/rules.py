@@ -47,13 +47,18 @@ class Rules:
         rules = self._matching(alert, alert.headline)
         steps = [*self._lexicon.always, *(check for rule in rules for check in rule.checks)]
         found = self._filled(alert, alert.headline, steps)
-        others = {action.description: action for action in sorted(alert.actions, key=lambda one: one.weight)}
-        commands = {one.command for one in found} | {None}
+        # The same deed from elsewhere is another kind: what is to be contained then is the credential.
+        others = {
+            (action.description, _is_from_elsewhere(action)): action
+            for action in sorted(alert.actions, key=lambda one: one.weight)
+        }
+        known = {one.command or one.text for one in found}
         for action in sorted(others.values(), key=lambda one: one.weight, reverse=True)[:_CONTAINED]:
             steps = [check for rule in self._matching(alert, action) for check in rule.checks]
             for one in self._filled(alert, action, (check for check in steps if check.kind == "contain")):
-                if one.command not in commands:
-                    commands.add(one.command)
+                # Also where only waiting or a new key helps: a thief's worst action need not be the first with a stolen token.
+                if (one.command or one.text) not in known:
+                    known.add(one.command or one.text)
                     found.append(one)
         return found
 
@@ -85,6 +90,11 @@ class Rules:
             one = Check.model_validate({"kind": kind, "text": text, "command": command, "effect": effect})
             found.setdefault((kind, command or text), one)
         return list(found.values())
+
+
+def _is_from_elsewhere(action: Action) -> bool:
+    """Whether an action came by a client or from an address that its principal had never used."""
+    return any(one.attribute in ("client", "place") and not one.times_before for one in action.habits)
 
 
 def _conditions(alert: Alert, action: Action) -> Callable[[When], bool]:

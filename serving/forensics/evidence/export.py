@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from data.errors import KubehabitError
@@ -30,10 +31,19 @@ from data.visible_text import visible
 from serving.forensics import clock
 from serving.forensics.duckdb import connect
 from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
-from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by, public_bytes
+from serving.forensics.ledger import (
+    BEGINNING,
+    Head,
+    Ledger,
+    LedgerEntry,
+    LedgerLine,
+    is_signed_by,
+    public_bytes,
+)
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
 from serving.forensics.queries import EventFilter, EventPage, EventQueries, moment_of
 from serving.forensics.records import COLUMNS, EventRecord, checksum, content_of
+from serving.forensics.timestamps import Stamper, TimestampError, check_stamp, stamp_ledger
 from serving.forensics.verify import leaves_of
 
 FORMAT = "kubehabit.evidence/1"
@@ -88,12 +98,17 @@ class Chain(msgspec.Struct, rename="camel", frozen=True):
     public_key: str
 
 
-class Export(msgspec.Struct, frozen=True):
-    """A file of evidence as written."""
+class Export(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file of evidence as written.
+
+    Attributes:
+        stamp: time stamp of an authority over the ledger's line that notes the export, and so over the content; "" without.
+    """
 
     content: msgspec.Raw
     sha256: str
     ledger: Chain
+    stamp: str = ""
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -105,6 +120,7 @@ class Checked(msgspec.Struct, frozen=True):
         signed: public key that signed the ledger's lines, or "".
         head: `<number>:<hash>` of the line that notes the export; `kubehabit verify --head` compares the store with it.
         missing: number of audit IDs asked for that the store did not have.
+        stamped: the time stamp in a sentence; "" if there is none.
     """
 
     findings: list[str]
@@ -115,6 +131,7 @@ class Checked(msgspec.Struct, frozen=True):
     by: str
     incident: str = ""
     missing: int = 0
+    stamped: str = ""
 
 
 def exporter() -> str:
@@ -136,6 +153,7 @@ def export(
     models: Sequence[dict[str, Any]] = (),
     words: Mapping[str, str] | None = None,
     behind: int = 0,
+    stamper: Stamper | None = None,
 ) -> bytes:
     """Make a file of evidence on a subject, for `by`, and note it in the ledger of the same store.
 
@@ -144,6 +162,7 @@ def export(
         models: name, version and card of each model that scored them.
         words: glossary at the end, for readers who know neither Kubernetes nor proofs.
         behind: batches that are scored and not in the store yet.
+        stamper: has the export time-stamped; where that fails, there is no stamp in the file, and the log says why.
 
     Raises:
         EvidenceError: nothing was found, or too much.
@@ -204,7 +223,8 @@ def export(
         events=len(records),
     )
     chain = _chain(ledger.entries, {proof["line"] for proof in proofs}, noted.number)
-    return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain)) + b"\n"
+    stamp = "" if stamper is None else stamp_ledger(ledger, stamper, noted)
+    return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain, stamp)) + b"\n"
 
 
 def _described(subject: Subject) -> dict[str, Any]:
@@ -392,10 +412,13 @@ def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
     return found, content
 
 
-def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
+def check(
+    path: Path, key: Ed25519PublicKey | None = None, authorities: Sequence[x509.Certificate] | None = None
+) -> Checked:
     """Check an evidence file, or the page that embeds it, without the store; raises EvidenceError if it is neither.
 
-    The ledger's lines must be signed with `key`; without it, with the key that the file names.
+    The ledger's lines must be signed with `key`; without it, with the key that the file names. With `authorities`, the file must
+    have a time stamp of an authority that these certificates vouch for.
     """
     found, content = parse_export(read_export(path), path)
     findings: list[str] = []
@@ -421,6 +444,7 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
     except (LookupError, TypeError, ValueError, StopIteration, msgspec.MsgspecError) as error:
         findings.append(f"The file lacks what proves it, or it was changed: {error!r}.")
         head = named = ""
+    stamped = _check_stamp(found.stamp, head, authorities, findings)
     return Checked(
         findings,
         events=len(content.get("events", ())),
@@ -430,7 +454,22 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
         by=str(content.get("by", "")),
         incident=str((content.get("subject") or {}).get("incident") or ""),
         missing=len(content.get("missing", ())),
+        stamped=stamped,
     )
+
+
+def _check_stamp(stamp: str, head: str, roots: Sequence[x509.Certificate] | None, findings: list[str]) -> str:
+    """What the time stamp of an export says, in a sentence."""
+    if not stamp:
+        if roots is not None:
+            findings.append("The file has no time stamp.")
+        return ""
+    number, _, digest = head.partition(":")
+    try:
+        return check_stamp(stamp, Head(int(number or -1), digest), roots).sentence
+    except TimestampError as error:
+        findings.append(str(error))
+        return ""
 
 
 def _check_chain(chain: Chain, findings: list[str]) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 from serving.console.graph import draw, listed
+from serving.console.render import HERE
 from serving.incidents.graph import Edge, Graph, Node
 
 NOW = datetime(2026, 11, 23, 14, tzinfo=UTC)
@@ -184,6 +185,15 @@ def test_labels_of_lines_do_not_cover_one_another_and_no_line_runs_through_them(
     places = [(float(one.attrib["x"]), float(one.attrib["y"])) for one in labels]
     for at, (x, y) in enumerate(places):
         assert all(abs(x - other) >= 60 or abs(y - below) >= 12 for other, below in places[at + 1 :])
+
+
+def test_labels_of_lines_stand_on_the_ground_of_the_picture() -> None:
+    """A label is no part of its line's group: the rule that gives it a border of the ground's colour must hold for it there."""
+    picture = parsed(story(0))
+    (kind,) = {one.attrib["class"] for one in picture if one.tag == "text"}
+    rule = re.search(rf"^\.graph text\.{kind} {{(.*)}}$", (HERE / "static" / "console.css").read_text(), re.M)
+    assert rule is not None
+    assert "paint-order: stroke; stroke: var(--sunk)" in rule[1]
 
 
 def test_nothing_to_draw_is_drawn_as_nothing() -> None:

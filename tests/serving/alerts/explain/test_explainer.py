@@ -518,6 +518,19 @@ def test_what_else_was_done_can_be_contained_as_well(explainer: Explainer) -> No
     assert "kubectl get deployments miner -n payments -o yaml" not in commands
 
 
+def test_a_stolen_token_can_be_contained_also_where_its_first_use_was_not_the_worst(
+    explainer: Explainer,
+) -> None:
+    stolen = action(explainer, evidence=3, seconds=1, habits=[novelty("place", "198.51.100.7")])
+    grave = action(explainer, evidence=9, seconds=2)
+    name = "system:serviceaccount:payments:ledger"
+    made = alert(explainer, stolen, grave, principal=name, kind="serviceaccount")
+    assert made.headline.evidence == 9
+    steps = [check.text for check in made.checks if check.kind == "contain"]
+    assert len(steps) == len(set(steps))
+    assert any(step.startswith("A token taken from a Pod ends with that Pod") for step in steps)
+
+
 # -- sessions ---------------------------------------------------------------------------------------------------
 
 
