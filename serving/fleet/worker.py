@@ -134,7 +134,7 @@ class FleetWorker:
         self._trouble = ""
         encoding = ""
         for header in list(message.headers() or ()):
-            name, content = header[0], header[1]
+            name, content = str(header[0]), header[1]
             if name.lower() == ENCODING and isinstance(content, bytes):
                 encoding = content.decode("ascii", "replace")
         key, value = message.key(), message.value()
