@@ -17,7 +17,7 @@ from serving.alerts.stream import Stream
 from serving.authorization.monitor import MonitorFigures
 from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
-from serving.fleet.publisher import Publisher
+from serving.fleet.publisher import open_publisher
 from serving.forensics.event_store import EventStore
 from serving.forensics.ingest import EventIngest
 from serving.forensics.service import ForensicsParts, ForensicsService
@@ -228,8 +228,7 @@ class Service:
             settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
         )
         self.stream = Stream()
-        publish = settings.ingest.publish
-        self.publisher = None if publish is None else Publisher(publish, settings.kafka.properties)
+        self.publisher = open_publisher(settings)
         self.intake = Intake(settings.limits, self.metrics, self.dead_letters)
         self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
 

@@ -473,14 +473,6 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _clusters_are_known(self) -> Self:
-        if self.ingest.publish is not None and self.ingest.cluster is None and not self.guarded:
-            raise ValueError(
-                "ingest.publish needs ingest.cluster, or tokens whose names say which cluster a batch is of"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _places_differ(self) -> Self:
         state = self.state.resolved_path
         used: dict[Path, str] = {}

@@ -14,6 +14,7 @@ import msgspec
 from data.events.audit_event import AuditEvent, Decoded
 from serving.fleet.kafka import PUBLISH_SECONDS, KafkaError, broker_and_topic, make_producer
 from serving.process.worker import Worker
+from serving.settings import Settings
 
 _log = logging.getLogger("kubehabit.kafka")
 #: Of a record: Kafka's own limit is a million bytes, with what it adds, unless `message.max.bytes` says otherwise.
@@ -21,6 +22,23 @@ _DEFAULT_MOST, _OVERHEAD = 1_000_000, 2_000
 _POLL_SECONDS = 0.05
 _FIELDS = [(field.encode_name, field.name) for field in msgspec.structs.fields(AuditEvent)]
 _LEFT_OUT = (None, "", (), msgspec.Raw())
+
+
+def open_publisher(settings: Settings) -> Publisher | None:
+    """The publisher that the settings ask for; None if batches are scored here.
+
+    Raises:
+        KafkaError: the client cannot be made, or nothing says which cluster a batch is of.
+    """
+    url, access = settings.ingest.publish, settings.access
+    if url is None:
+        return None
+    if settings.ingest.cluster is None and not (access.has_tokens or access.certificates):
+        raise KafkaError(
+            "ingest.publish needs ingest.cluster, or a token for each cluster, named like it: kubehabit token create NAME "
+            "--scope ingest"
+        )
+    return Publisher(url, settings.kafka.properties)
 
 
 class Publisher:

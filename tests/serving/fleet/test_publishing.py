@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
 
 from data.events.decode import decode_body, decode_lines
+from serving.access.tokens import create
 from serving.app import create_app
 from serving.fleet.cluster import FleetModel
+from serving.fleet.kafka import KafkaError
 from serving.fleet.publisher import encode_event, values_of
 from serving.settings import Settings
 from tests.serving.fleet.fleets import Alerts, LonePartition
@@ -115,13 +117,15 @@ def test_nothing_is_acknowledged_while_kafka_does_not_answer(
 def test_the_cluster_is_the_name_of_the_token_where_none_is_set(
     kafka: MockKafka, topic: str, lines: list[bytes], own_home: Path
 ) -> None:
-    with pytest.raises(ValidationError, match="tokens whose names say which cluster"):
-        Settings(ingest={"publish": kafka.url(topic)})
     settings = Settings(token=TOKEN, ingest={"publish": kafka.url(topic)})
-    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+    with pytest.raises(KafkaError, match="a token for each cluster, named like it"):
+        create_app(settings)
+    own_home.mkdir(exist_ok=True)
+    _, text = create(own_home / "tokens.json", "prod-eu", ["ingest"], now=datetime.now(UTC))
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {text}"}) as client:
         assert client.post("/v1/audit", json=batch(lines[:3])).status_code == 202
     ((key, value),) = records_of(kafka, topic)
-    assert key == "KUBEHABIT_TOKEN"
+    assert key == "prod-eu"
     assert len(decode_body(value).events) == 3
 
 
