@@ -262,6 +262,37 @@ def _differences(expected: Alerts, found: Alerts) -> list[str]:
     ]
 
 
+def processor_time(folder: Path, bundle: Path, events: int) -> dict[str, float]:
+    """Milliseconds of processor time an event, start and checkpoints included: one worker for two clusters, and two for them."""
+    os.environ["KUBEHABIT_HOME"] = str(folder / "home")
+    settings = Settings()
+    model = FleetModel(
+        open_model(settings, bundle), Explainer.load(settings.explain_path), RuleFolders(settings.rules)
+    )
+    lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), events))
+    kafka, measured = MockKafka(), {}
+    for workers in (1, 2, 1, 2):
+        topic = kafka.topic()
+        for number, cluster in _CLUSTERS.items():
+            kafka.send(topic, number, cluster, lines)
+        os.environ["KUBEHABIT_HOME"] = str(folder / topic)
+        settings = Settings(
+            worker={"source": kafka.url(topic), "port": 0, "group": topic},
+            state={"snapshot_seconds": 5},
+            log={"level": "warning"},
+        )
+        running = [ForkedWorker(settings, model) for _ in range(workers)]
+        observer = kafka.observer(topic)
+        for number in _CLUSTERS:
+            wait_for_commit(observer, topic, number, len(lines), deadline=900)
+        used = sum(worker.stop() for worker in running)
+        name = f"{workers} worker{'s' * (workers > 1)}"
+        each = 1000 * used / (len(lines) * len(_CLUSTERS))
+        measured[name] = min(each, measured.get(name, each))
+        print(f"{name}: {each:.4f} ms an event", flush=True)
+    return measured | {"ratio": measured["2 workers"] / measured["1 worker"]}
+
+
 def to_dict(run: FleetRun) -> dict[str, Any]:
     """JSON form."""
     return asdict(run)

@@ -151,11 +151,12 @@ class ForkedWorker:
         _, status = os.waitpid(self.process, 0)
         assert os.WIFSIGNALED(status), f"it ended by itself: {status}"
 
-    def stop(self) -> None:
-        """End it in order."""
+    def stop(self) -> float:
+        """End it in order; returns the processor's time that it took, seconds."""
         os.kill(self.process, signal.SIGTERM)
-        _, status = os.waitpid(self.process, 0)
+        _, status, used = os.wait4(self.process, 0)
         assert status == 0, status
+        return used.ru_utime + used.ru_stime
 
 
 class LonePartition:
