@@ -16,7 +16,7 @@ from data.visible_text import visible
 from serving.fleet.checkpoints import Checkpoint, Checkpoints
 from serving.fleet.cluster import ClusterFactory, ClusterScorer
 from serving.fleet.records import LogRecord, cluster_of, decode_records
-from serving.scoring.dead_letters import BoundedDeadLetters
+from serving.scoring.dead_letters import DeadLetterStore
 from serving.scoring.engine import EventScorer
 from serving.scoring.quarantine import ends_process
 from serving.scoring.snapshots import Snapshot, SnapshotError
@@ -48,7 +48,7 @@ class WorkerParts:
     clusters: ClusterFactory
     metrics: Metrics
     figures: WorkerMetrics
-    dead_letters: BoundedDeadLetters
+    dead_letters: DeadLetterStore
     writers: Executor
 
 
@@ -319,7 +319,7 @@ class PartitionScorer:
         if not changed and position == before.offset:
             self._postpone()
             return
-        if not all(cluster.is_stored() for cluster in changed):
+        if not all(cluster.is_stored() for cluster in changed) or not self._parts.dead_letters.is_kept():
             self._parts.figures.checkpoint("postponed")
             self._due = time.monotonic() + 1.0
             return

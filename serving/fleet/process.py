@@ -16,6 +16,7 @@ from types import FrameType
 from data.errors import KubehabitError
 from serving.alerts.explain.explainer import Explainer
 from serving.fleet.cluster import ClusterFactory, FleetModel
+from serving.fleet.dead_letter_topic import DeadLetterTopic
 from serving.fleet.health import HealthServer
 from serving.fleet.partition import WorkerParts
 from serving.fleet.state_files import open_state
@@ -103,8 +104,7 @@ def work(
             metrics.render,
         )
         open_parts.callback(health.close)
-        dead = settings.dead_letters
-        letters = BoundedDeadLetters(dead.resolved_path, int(dead.max_mb * (1 << 20)))
+        letters = _dead_letters(settings)
         open_parts.callback(letters.close)
         model = load()
         metrics.served(model.loaded.model)
@@ -124,6 +124,13 @@ def work(
         process.freeze_gc()
         begun(worker, f"http://{settings.worker.host}:{health.port}")
         worker.run(stop)
+
+
+def _dead_letters(settings: Settings) -> BoundedDeadLetters | DeadLetterTopic:
+    worker, file = settings.worker, settings.dead_letters
+    if worker.dead_letters is None or worker.source is None:
+        return BoundedDeadLetters(file.resolved_path, int(file.max_mb * (1 << 20)))
+    return DeadLetterTopic(worker.source, worker.dead_letters, settings.kafka.properties)
 
 
 @contextmanager
