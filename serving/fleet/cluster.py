@@ -178,6 +178,9 @@ class ClusterFactory:
     Args:
         settings: of the worker.
         model: shared by all clusters.
+
+    Attributes:
+        model: of the clusters that are made from now on.
         claimer: names this process in the outboxes; unique among the workers.
     """
 

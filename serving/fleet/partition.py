@@ -367,6 +367,21 @@ class PartitionScorer:
                 cluster.close()
                 excess -= 1
 
+    def renew(self) -> bool:
+        """Let all clusters go on with the factory's model, which may be another one by now; False if that has to wait.
+
+        What is known of each cluster is fitted to the model when it is loaded again from its snapshot.
+        """
+        if self.position is None or not self._began:
+            return True  # nothing is in memory
+        self.finish()
+        if self._writing is not None or self.trouble or any(one.changed for one in self._clusters.values()):
+            return False
+        committable = self.committable
+        self._drop()
+        self.committable = committable
+        return True
+
     def clear(self) -> None:
         """Delete old checkpoints, beside the scoring; to be called when Kafka has confirmed that the partition is still ours."""
         self._parts.writers.submit(self._checkpoints.clear)

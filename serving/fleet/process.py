@@ -15,6 +15,7 @@ from types import FrameType
 
 from data.errors import KubehabitError
 from serving.alerts.explain.explainer import Explainer
+from serving.fleet.champion import Champion
 from serving.fleet.cluster import ClusterFactory, FleetModel
 from serving.fleet.dead_letter_topic import DeadLetterTopic
 from serving.fleet.health import HealthServer
@@ -117,7 +118,10 @@ def work(
             letters,
             threads,
         )
-        worker = FleetWorker(parts, open_state(settings.worker.state_url))
+        champion = Champion(settings, model, metrics)
+        worker = FleetWorker(parts, open_state(settings.worker.state_url), champion)
+        champion.start()
+        open_parts.callback(champion.close)
         trimmer = Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS)
         trimmer.start()
         open_parts.callback(trimmer.close)

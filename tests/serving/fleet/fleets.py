@@ -167,7 +167,7 @@ class LonePartition:
         self.metrics = Metrics()
         self.letters = BoundedDeadLetters(home / "dead-letters.jsonl", 1 << 20)
         self.writers = ThreadPoolExecutor(1)
-        self._factory = ClusterFactory(self.settings, model, self.metrics, self.letters, "tests")
+        self.factory = ClusterFactory(self.settings, model, self.metrics, self.letters, "tests")
         self._figures = WorkerMetrics(self.metrics.registry)
         self.files = open_state(self.settings.worker.state_url)
         self.scorer = self.started()
@@ -175,7 +175,7 @@ class LonePartition:
     def started(self) -> PartitionScorer:
         """The partition as a worker begins it; the one before is as dead."""
         parts = WorkerParts(
-            self.settings, self._factory, self.metrics, self._figures, self.letters, self.writers
+            self.settings, self.factory, self.metrics, self._figures, self.letters, self.writers
         )
         self.scorer = PartitionScorer(3, "audit", Checkpoints(self.files, "audit", 3), parts)
         self.scorer.begin()

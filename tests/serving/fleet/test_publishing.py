@@ -13,10 +13,12 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from fastapi.testclient import TestClient
 
+from data.events.audit_event import DeadLetter
 from data.events.decode import decode_body, decode_lines
 from serving.access.tokens import create
 from serving.app import create_app
 from serving.fleet.cluster import FleetModel
+from serving.fleet.dead_letter_topic import DeadLetterTopic
 from serving.fleet.kafka import KafkaError
 from serving.fleet.publisher import encode_event, values_of
 from serving.settings import Settings
@@ -127,6 +129,26 @@ def test_the_cluster_is_the_name_of_the_token_where_none_is_set(
     ((key, value),) = records_of(kafka, topic)
     assert key == "prod-eu"
     assert len(decode_body(value).events) == 3
+
+
+def test_dead_letters_are_kept_once_kafka_has_them(kafka: MockKafka, topic: str) -> None:
+    letters = DeadLetterTopic(kafka.url("source"), topic, {"message.timeout.ms": 1000})
+    assert letters.is_kept()
+    kafka.set_down(True)
+    letters.add_all("audit/3@17", [DeadLetter(1, "not JSON", b"no event")])
+    assert not letters.is_kept()
+    kafka.set_down(False)
+    while not letters.is_kept():
+        pass
+    letters.close()
+    records = records_of(kafka, topic)
+    assert {key for key, _ in records} == {"audit/3@17"}
+    assert json.loads(records[0][1]) == {
+        "source": "audit/3@17",
+        "line": 1,
+        "reason": "not JSON",
+        "raw": "no event",
+    }
 
 
 def test_an_event_is_decoded_from_what_it_is_encoded_to(lines: list[bytes]) -> None:
