@@ -5,16 +5,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TOOLS  := .tools
-# Only what is locked gets in, and only files whose hashes are: see requirements/lock.py.
-LOCKED := $(PIP) install --require-hashes --no-deps
+# Only what is locked gets in, and only files whose hashes are: see requirements/lock.py. pip compiles with one process, this with all.
+LOCKED := $(PIP) install --require-hashes --no-deps --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 # What only the torch download needs, such as an index that has the build without CUDA.
 TORCH_PIP_ARGS ?=
 PYTEST_ARGS ?=
 # Each takes up to 3 GB.
 TEST_PROCESSES ?= 2
+# A file stays with one process, and those that take longest come first (tests/conftest.py).
+DISTRIBUTED := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo starter test coverage lint format bench fuzz screenshots lock sbom audit clean
+.PHONY: help demo starter install test pytest coverage lint style types format bench fuzz screenshots lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,17 +36,27 @@ starter: $(VENV)/.train-installed ## make the starter model in data/starter agai
 	@$(BIN)/kubehabit starter --data build/starter/one/dataset --data build/starter/two/dataset --data build/starter/three/dataset \
 	  --out data/starter --trainer.max_steps 300 --trainer.val_check_interval 300
 
-test: $(VENV)/.dev-installed lint ## what CI runs: lint, types, import boundaries, tests
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+install: $(VENV)/.dev-installed ## all that development needs, into .venv
+
+# One recipe, so that the types are checked while the tests run: one after the other, a core would wait for the checker.
+test: style ## what CI runs: lint, types, import boundaries, tests
+	@$(MAKE) --no-print-directory --jobs=2 types pytest
+
+pytest: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(DISTRIBUTED) $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev-installed ## the tests with the branches that they cover; takes twice as long
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(DISTRIBUTED) --cov --cov-report=term $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev-installed ## ruff, mypy --strict and the import boundaries only
+lint: style types ## ruff, mypy --strict and the import boundaries only
+
+style: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types: $(VENV)/.dev-installed
+	$(BIN)/mypy
 
 format: $(VENV)/.dev-installed ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
@@ -84,11 +97,13 @@ $(VENV)/.train-installed: pyproject.toml requirements/training.txt requirements/
 	@$(LOCKED) -r requirements/training.txt
 	@$(BIN)/python requirements/install_torch.py $(TORCH_PIP_ARGS)
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(COMPILE) || true  # packages have a few files that are not meant for this Python
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml requirements/lock.txt $(VENV)/.train-installed
 	@echo "Installing the checkers and the test runner into $(VENV)."
 	@$(LOCKED) --quiet -r requirements/lock.txt
+	@$(COMPILE) || true
 	@touch $@
 
 $(VENV)/.fuzz-installed: requirements/fuzz.txt | $(VENV)/.dev-installed

@@ -32,9 +32,9 @@ SMALL, LARGE = 100_000, 1_000_000
 #: What a worst case repeats.
 UNITS = (
     *("a", "0", "-", "-0", "-2222222", " ", "\n", "é", "\0", "\x1b", "\u202e", "\u200b", "\U000e0041", "*-", ".*"),
-    *("\\", '"', '\\"', "{", "[", "}{", '}{"a":', '"data":', "\\u0000", "\\u0061", "%", "%2F", "/a", "?a=", "&a=", "a.b"),
+    *("\\", '"', '\\"', "{", "[", "}{", '}{"a":', '{"a":1}', '"data":', "\\u0000", "\\u0061", "%", "%2F", "/a", "?a=", "&a="),
     *("eyJ", "eyJ.", "eyJaaaaaa.", ".eyJaaaaaa", "eyJaaaaaa.eyJaaaaaa", "Bearer ", "Bearer aaaaaaaa ", "basic+", "password="),
-    *("-----BEGIN PRIVATE KEY-----", "alice@corp", "alice@corp.", "alice%40corp", "10.", "::", "2026-01-05T", "system:"),
+    *("-----BEGIN PRIVATE KEY-----", "alice@corp", "alice@corp.", "alice%40corp", "10.", "::", "2026-01-05T", "system:", "a.b"),
 )  # fmt: skip
 #: Shorter than this, in seconds, says nothing about growth.
 NOISE = 0.002

@@ -174,15 +174,21 @@ def _child(state: Path, *arguments: str, skip: Collection[str] = ()) -> subproce
     )
 
 
-def run(names: list[str], state: Path, inputs: int, skip: Collection[str] = ()) -> int:
-    """Search until there were so many inputs altogether; returns how often the process was ended by an input."""
+def run(
+    names: list[str], state: Path, inputs: int, skip: Collection[str] = (), seconds: float | None = None
+) -> int:
+    """Search until there were so many inputs altogether, or for so long; returns how often an input ended the process."""
     spread(state, names)
-    ended = 0
+    ended, until = 0, None if seconds is None else time.monotonic() + seconds
     while (left := inputs - total(state)) > 0:
         before = total(state)
+        rest = 0 if until is None else max(round(until - time.monotonic()), 0)
+        if until is not None and not rest:
+            break
         limits = [
             f"-timeout={HANG_SECONDS}",
             "-rss_limit_mb=3072",
+            f"-max_total_time={rest}",  # 0: no limit
             f"-artifact_prefix={state}/crashes/ended-",
         ]
         child = _child(state, f"-runs={left}", "-reload=0", *limits, str(state / "corpus"), skip=skip)
@@ -251,6 +257,7 @@ def main() -> None:
     parser.add_argument(
         "--inputs", type=int, default=1_000_000, help="altogether, with those of earlier calls"
     )
+    parser.add_argument("--minutes", type=float, help="of the search, if it has not had its inputs before")
     parser.add_argument(
         "--state", type=Path, default=Path(".kubehabit/fuzz"), help="what was found, crashes, figures"
     )
@@ -274,7 +281,8 @@ def main() -> None:
         return
     if options.mutate:
         mutations(state, options.inputs, options.skip)
-    ended = 0 if options.mutate else run(names, state, options.inputs, options.skip)
+    seconds = None if options.minutes is None else 60 * options.minutes
+    ended = 0 if options.mutate else run(names, state, options.inputs, options.skip, seconds)
     print(json.dumps(read_figures(state), indent=1))
     sys.exit(bool(ended or any(one["crashes"] for one in read_figures(state).values())))
 

@@ -1,7 +1,8 @@
-"""One poisoned event among 1,000 good ones, again and again: the good ones must get the verdicts that they get without it.
+"""Poisoned events among 1,000 good ones, again and again: the good ones must get the verdicts that they get without them.
 
-`python -m benchmarks.fuzz_poisoned --bundle BUNDLE --log LOG --events 5000`. Two detectors go through the log, one of them with a
-poisoned event in each batch of 1,000; what earlier ones left behind counts as well. At the end of the log both begin again.
+`python -m benchmarks.fuzz_poisoned --bundle BUNDLE --log LOG --events 5000`. A detector goes through the log with some poisoned
+events in each batch of 1,000; what earlier ones left behind counts as well. At the end of the log it begins again. The verdicts
+without them are found on the first way through. `--each 1` is the promise to the letter; more are harder, and faster.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from benchmarks.fuzz_decoders import RECORDINGS, mutate
 from benchmarks.fuzzing.poison import Verdict, poisoned, verdicts
-from data.events.decode import decode_body
+from data.events.decode import decode_body, decode_lines
 from data.events.reader import open_lines
 from detection.bundle import Bundle
 from detection.detector import Detector
@@ -27,6 +29,8 @@ from detection.detector import Detector
 GOOD = 1000
 #: Of evidence, threshold and surprise: another batch size makes onnxruntime round otherwise.
 TOLERANCE = 1e-4
+_SAY_SECONDS = 30.0
+_SHOWN = 5
 
 
 def batches(log: Path) -> Iterator[list[bytes]]:
@@ -42,46 +46,85 @@ def score(detector: Detector, lines: list[bytes]) -> dict[str, Verdict]:
     return verdicts([(detector.score(events), [event.auditID for event in events])])
 
 
-def differences(expected: dict[str, Verdict], found: dict[str, Verdict]) -> int:
-    """Number of good events that lost their verdict, or got another one."""
-    count = 0
+def differences(expected: dict[str, Verdict], found: dict[str, Verdict]) -> list[str]:
+    """Good events that lost their verdict, or got another one, with both."""
+    other = []
     for audit_id, verdict in expected.items():
-        other = found.get(audit_id)
-        same = other is not None and other[3:] == verdict[3:]
-        count += not (same and np.allclose(other[:3], verdict[:3], rtol=TOLERANCE, atol=TOLERANCE))  # type: ignore[index]
-    return count
+        got = found.get(audit_id)
+        same = got is not None and got[3:] == verdict[3:]
+        if not (same and np.allclose(got[:3], verdict[:3], rtol=TOLERANCE, atol=TOLERANCE)):  # type: ignore[index]
+            other.append(f"{audit_id}: {got} for {verdict}")
+    return other
 
 
-def run(bundle: Bundle, log: Path, events: int, seed: int = 0) -> dict[str, float]:
-    """Feed so many poisoned events; returns how many, and how many good verdicts were compared and differed."""
-    chance = random.Random(seed)
-    tried = compared = differed = failed = 0
-    begin = time.monotonic()
-    while tried < events:
-        alone, beside = Detector(bundle), Detector(bundle)
-        before = tried
-        for batch in islice(batches(log), events - tried):
-            poison = next(poisoned(batch, chance.randrange(2**31)))
-            if chance.random() < 0.5:
-                pool = [poison]
-                poison = mutate(poison, chance, pool).replace(b"\n", b" ")
-            at = chance.randrange(GOOD)
-            expected = score(alone, batch)
-            try:
-                found = score(beside, [*batch[:at], poison, *batch[at:]])
-            except Exception as error:
-                failed += 1
-                print(f"FAILED {error!r}: {poison[:500]!r}", flush=True)
-                found = expected
-            differed += differences(expected, found)
-            compared += len(expected)
-            tried += 1
-            if tried % 50 == 0:
-                figures = {"tried": tried, "compared": compared, "differed": differed, "failed": failed}
-                print(json.dumps(figures | {"seconds": round(time.monotonic() - begin)}), flush=True)
-        if tried == before:
-            sys.exit(f"{log} has fewer than {GOOD:,} events.")
-    return {"tried": tried, "compared": compared, "differed": differed, "failed": failed}
+class PoisonedLog:
+    """A log that is scored with poisoned events in it.
+
+    Args:
+        bundle: of the model.
+        log: good events.
+        each: poisoned events in each batch of good ones.
+        seed: of everything random.
+    """
+
+    def __init__(self, bundle: Bundle, log: Path, each: int = 1, seed: int = 0) -> None:
+        self._bundle, self._log, self._each = bundle, log, each
+        self._chance = random.Random(seed)
+        self._expected: list[dict[str, Verdict]] = []
+        self.figures: Counter[str] = Counter(tried=0, compared=0, differed=0, failed=0)
+
+    def run(self, events: int, say: Callable[[str], None] = print) -> dict[str, int]:
+        """Feed so many poisoned events; returns how many, and how many good verdicts were compared and differed."""
+        begin = said = time.monotonic()
+        while self.figures["tried"] < events:
+            before = self.figures["tried"]
+            alone, beside = Detector(self._bundle), Detector(self._bundle)
+            known: list[bytes] = []
+            for number, batch in enumerate(batches(self._log)):
+                if self.figures["tried"] >= events:
+                    break
+                if number == len(self._expected):
+                    self._expected.append(score(alone, batch))
+                poisons = [self._poison(known) for _ in range(self._each)] if known else []
+                self._try(beside, batch, poisons, self._expected[number], say)
+                known = batch
+                if time.monotonic() - said > _SAY_SECONDS:
+                    said = time.monotonic()
+                    say(json.dumps(self.figures | {"seconds": round(said - begin)}))
+            if self.figures["tried"] == before:
+                sys.exit(f"{self._log} has fewer than {2 * GOOD:,} events.")
+        return dict(self.figures)
+
+    def _try(
+        self,
+        detector: Detector,
+        batch: list[bytes],
+        poisons: list[bytes],
+        expected: dict[str, Verdict],
+        say: Callable[[str], None],
+    ) -> None:
+        lines = list(batch)
+        for poison in poisons:
+            lines.insert(self._chance.randrange(len(lines)), poison)
+        try:
+            found = score(detector, lines)
+        except Exception as error:
+            self.figures["failed"] += 1
+            say(f"FAILED {error!r}: {[poison[:500] for poison in poisons][:_SHOWN]}")
+            found = expected
+        differed = differences(expected, found)
+        if differed:
+            say(f"DIFFERED {len(differed)}: {differed[:_SHOWN]}")
+        self.figures.update(tried=len(poisons), compared=len(expected), differed=len(differed))
+
+    def _poison(self, known: list[bytes]) -> bytes:
+        """An event of nobody else, made of one that was scored before: what its body holds is new to nobody any more."""
+        while True:
+            poison = next(poisoned(known, self._chance.randrange(2**31)))
+            if self._chance.random() < 0.5:
+                poison = mutate(poison, self._chance, [poison]).replace(b"\n", b" ")
+            if all(event.user.username.startswith("mallory") for event in decode_lines([poison]).events):
+                return poison
 
 
 def main() -> None:
@@ -90,9 +133,11 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="folder of a model's bundle")
     parser.add_argument("--log", type=Path, default=RECORDINGS / "labelled.jsonl.zst", help="good events")
     parser.add_argument("--events", type=int, default=1000, help="poisoned events")
+    parser.add_argument("--each", type=int, default=1, help="poisoned events in each 1,000 good ones")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    figures = run(Bundle.load(options.bundle), options.log, options.events, options.seed)
+    log = PoisonedLog(Bundle.load(options.bundle), options.log, options.each, options.seed)
+    figures = log.run(options.events, lambda text: print(text, flush=True))
     print(json.dumps(figures))
     sys.exit(bool(figures["differed"] or figures["failed"]))
 

@@ -319,9 +319,8 @@ class Calibration:
         session, deed = self.rarity.parts(classes, features.resource, root, features.principals)
         novelty = session + deed
         error = self.evidence(self.error(nll, features), features.principals, features.kinds)
-        weight = np.asarray((*self.sensitivity_weights, 0.0))[
-            features.sensitivity
-        ]  # the last is that of HARMLESS
+        weights = np.array([*self.sensitivity_weights, 0.0])  # the last is that of HARMLESS
+        weight = weights[features.sensitivity]
         new, wrong = novelty * weight, error * weight
         wrong = np.where(is_machinery(classes) & (new <= 0), 0.0, wrong)
         new, wrong = np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)

@@ -25,7 +25,8 @@ from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
 from detection.evidence import Accumulator, Sums
 from detection.exceptions import DEED, AllowedAction, HabitExceptions, none_of
-from detection.judging import ActionColumns, ActionJudge, Judgement
+from detection.judged_actions import ActionColumns, Judgement
+from detection.judging import ActionJudge
 from detection.novelty import LIMIT, MATURE, HabitTable, PriorCounts
 from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
 from detection.rarity import classes_of

@@ -1,136 +1,30 @@
 """Judges actions in their order: novelty, evidence that adds up, flags, and what of it becomes a habit.
 
 All rows are computed at once. Where an action is flagged, or changes what is on probation (`detection.probation`), those rows
-after it are computed again whose counts may be others by then: the later actions of its principal, and all that are new to their
-principal in anything, since only such rows look at what others did or add to it. So a batch is judged as its actions one by one
-would be, at the cost of few rows more.
+after it are computed again whose counts may have changed: the later actions of its principal, and the actions that are new to
+their principal in anything, since only these look at what others did, or add to it. So a batch is judged as its actions one by
+one would be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from data.actions.recent_hashes import Hashes
 from data.actions.vocabulary import Vocabulary
-from detection.calibration import ActionEvidence, ActionFeatures, Calibration, stand_out
+from detection.calibration import ActionFeatures, Calibration, stand_out
 from detection.evidence import Accumulator
+from detection.judged_actions import ActionChunk, ActionColumns, Flags, Ints, Judgement, Rows
 from detection.novelty import HabitTable, PriorCounts, counted_levels, roots
-from detection.probation import HeldRows, Probation, Repeat, deed_hash
+from detection.probation import Probation, Repeat, deed_hash
 from detection.youth import ClusterYouth, short_history
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-Rows = slice | Ints
 
 #: Least number of rows that are computed at once, and how many rows are computed again at most for each row.
 _STEP, _GROWTH = 16, 8
 _ALL = slice(None)
-
-
-@dataclass(frozen=True, slots=True)
-class ActionColumns:
-    """N actions, as far as judging them needs it.
-
-    Attributes:
-        names, kinds: who acted.
-        name_hashes, group_hashes: uint64 [N], stable hashes of the principal and of its peer group.
-        attributes: uint64 [N, attributes].
-        tokens: int [N, F].
-        time: int64 [N], microseconds.
-        sensitivity: int8 [N].
-        nll: float32 [N, F].
-        members: int64 [N], principals of the peer group that training knew; 0 where that is not to count.
-        excepted: int64 [N], index of the exception that allows each; -1 for none.
-    """
-
-    names: Sequence[str]
-    kinds: Sequence[str]
-    name_hashes: Hashes
-    group_hashes: Hashes
-    attributes: Hashes
-    tokens: npt.NDArray[np.integer[Any]]
-    time: Ints
-    sensitivity: npt.NDArray[np.int8]
-    nll: npt.NDArray[np.float32]
-    members: Ints
-    excepted: Ints
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, rows: slice) -> ActionColumns:
-        """Some of the actions."""
-        return ActionColumns(*(getattr(self, one.name)[rows] for one in fields(self)))
-
-    def select(self, rows: Ints) -> ActionColumns:
-        """Some of the actions, by their rows."""
-        names, kinds = ([column[row] for row in rows.tolist()] for column in (self.names, self.kinds))
-        return ActionColumns(names, kinds, *(getattr(self, one.name)[rows] for one in fields(self)[2:]))
-
-    def counted(self, rows: Rows) -> tuple[Hashes, Hashes, Hashes]:
-        """Some of the actions, as habits count them."""
-        return self.attributes[rows], self.name_hashes[rows], self.group_hashes[rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Columns over N judged actions.
-
-    Attributes:
-        known: what was known before each; of what is on probation, what counts as known.
-        levels: int8 [N, attributes], novelty levels.
-        novelty, error, novelty_evidence, error_evidence: as of `detection.calibration.ActionEvidence`.
-        evidence, threshold: float64 [N], decades.
-        flagged: bool [N].
-        repeat: bool [N], flagged for nothing but what is on probation.
-        first: int64 [N], when what a repeat repeats was flagged, microseconds; 0 for others.
-        deed: float64 [N], rarity of what is new apart from client and place, decades.
-        allowed: float64 [N], evidence of what an exception kept from being flagged; 0 for others.
-    """
-
-    known: PriorCounts
-    levels: npt.NDArray[np.int8]
-    novelty: Floats
-    error: Floats
-    novelty_evidence: Floats
-    error_evidence: Floats
-    evidence: Floats
-    threshold: Floats
-    flagged: Flags
-    repeat: Flags
-    first: Ints
-    deed: Floats
-    allowed: Floats
-
-    @classmethod
-    def empty(cls, known: PriorCounts) -> Judgement:
-        """Of actions that are not judged yet; `known` is kept and not copied."""
-        columns: dict[str, npt.NDArray[Any]] = {
-            one.name: np.zeros(len(known.actions)) for one in fields(cls)[2:]
-        }
-        columns |= {name: np.zeros(len(known.actions), bool) for name in ("flagged", "repeat")}
-        columns["first"] = np.zeros(len(known.actions), np.int64)
-        return cls(known=known, levels=np.zeros(known.own.shape, np.int8), **columns)
-
-    def __getitem__(self, rows: slice) -> Judgement:
-        """That of some of the actions."""
-        return Judgement(*(getattr(self, one.name)[rows] for one in fields(self)))
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Judgement]) -> Judgement:
-        """One after the other; at least one part."""
-        if len(parts) == 1:
-            return parts[0]
-        known = [[getattr(part.known, one.name) for part in parts] for one in fields(PriorCounts)]
-        rest = [[getattr(part, one.name) for part in parts] for one in fields(cls)[1:]]
-        return cls(PriorCounts(*map(np.concatenate, known)), *map(np.concatenate, rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,81 +40,6 @@ class _News:
     root: Flags
     again: Flags
     more: bool
-
-
-class _Chunk:
-    """Consecutive actions while they are judged, and what is known of each so far.
-
-    Attributes:
-        part: the actions.
-        count: number of actions that are judged here; the rest is left to the next chunk.
-        computed_again: number of rows that were computed again so far.
-        limits: float64 [N, horizons], evidence at which each is flagged.
-        known: what the habits knew before each.
-        own: int64 [N, attributes], the same of its principal, and of what is on probation what counts as known.
-        held: bool [N, attributes], what the habits do not count.
-        view: what probation says of each.
-        counted, shared: bool [N], whether the habits count it now: of its principal, and with its peers and everybody.
-        novel: bool [N], whether it is new to its principal in anything; others are not counted with peers and everybody.
-        machinery, for_others: bool [N], as of `detection.calibration.ActionFeatures`.
-        adds: bool [N], whether it adds evidence.
-        changes: bool [N], whether probation or an exception decides about it.
-        judged: what comes of it.
-    """
-
-    def __init__(self, part: ActionColumns, limits: Floats) -> None:
-        size, width = part.attributes.shape
-        self.part, self.count, self.limits, self.computed_again = part, size, limits, 0
-        own, peers, anyone, self.own = (np.zeros((size, width), np.int64) for _ in range(4))
-        self.known = PriorCounts(own, peers, anyone, np.zeros(size, np.int64))
-        self.held = np.zeros((size, width), bool)
-        self.view = HeldRows.nothing(size, width)
-        self.counted, self.shared, self.novel = (np.zeros(size, bool) for _ in range(3))
-        self.machinery, self.for_others = np.zeros(size, bool), np.zeros(size, bool)
-        self.adds, self.changes = np.zeros(size, bool), np.zeros(size, bool)
-        self.judged = Judgement.empty(PriorCounts(self.own, peers, anyone, self.known.actions))
-
-    def held_of(self, rows: Rows) -> Flags | None:
-        """What the habits do not count of some of the actions, bool [rows, attributes]; None for nothing."""
-        held: Flags = self.held[rows]
-        return held if held.any() else None
-
-    def view_again(self, rows: Rows, view: HeldRows | None) -> None:
-        """Note what probation says of some of the actions; None for nothing."""
-        self.view.put(rows, view)
-        self.held[rows] = False if view is None else view.held | view.crowded[:, None]
-
-    def put_own(self, rows: Rows, own: Ints, actions: Ints) -> None:
-        """Note what the principals of some of the actions did before."""
-        self.known.own[rows], self.known.actions[rows] = own, actions
-        self.counted[rows] = True
-        self.novel[rows] = (own == 0).any(axis=1)
-        self.own[rows] = np.where(self.view.held[rows], self.view.times[rows], own)
-
-    def put_shared(self, rows: Rows, peers: Ints, anyone: Ints) -> Flags:
-        """Note what others did before some of the actions; returns of which that is something else than before, bool [rows]."""
-        known = self.known
-        differs: Flags = ((known.peers[rows] != peers) | (known.anyone[rows] != anyone)).any(axis=1)
-        known.peers[rows], known.anyone[rows] = peers, anyone
-        self.shared[rows] = True
-        return differs
-
-    def put_evidence(self, rows: Rows, features: ActionFeatures, weighed: ActionEvidence) -> None:
-        """Note what some of the actions amount to."""
-        judged = self.judged
-        judged.levels[rows] = features.levels
-        for one in fields(weighed):
-            getattr(judged, one.name)[rows] = getattr(weighed, one.name)
-        self.machinery[rows], self.for_others[rows] = features.machinery, features.for_others
-        self.adds[rows] = adds = (weighed.novelty_evidence > 0) | (weighed.error_evidence > 0)
-        view, excepted = self.view[rows], self.part.excepted[rows] >= 0
-        decides = adds & (excepted | view.fresh | view.open) | view.due
-        self.changes[rows] = decides & ~view.crowded
-
-    def next_change(self, begin: int) -> int | None:
-        """The first row from `begin` on at which probation or an exception decides."""
-        found = self.changes[begin : self.count].nonzero()[0]
-        return begin + int(found[0]) if len(found) else None
 
 
 class ActionJudge:
@@ -255,7 +74,7 @@ class ActionJudge:
         begin, size = 0, len(actions)
         while begin < len(actions) or not parts:
             part = actions[begin : begin + size]
-            chunk = _Chunk(part, self._calibration.thresholds(part.kinds))
+            chunk = ActionChunk(part, self._calibration.thresholds(part.kinds))
             undo.callback(self._uncount, chunk)
             self._judge(chunk, undo)
             parts.append(chunk.judged[: chunk.count])
@@ -263,7 +82,7 @@ class ActionJudge:
             size = _GROWTH * size if chunk.count == len(part) else max(_STEP, chunk.count)
         return Judgement.concatenate(parts)
 
-    def _judge(self, chunk: _Chunk, undo: ExitStack) -> None:
+    def _judge(self, chunk: ActionChunk, undo: ExitStack) -> None:
         """Judge actions in order; where too much would have to be computed again, those that are left over by `chunk.count`."""
         self._compute(chunk)
         begin = 0
@@ -272,43 +91,70 @@ class ActionJudge:
             if news is None:
                 self._remember(chunk, begin, upto)
                 return
-            again = self._set_aside(chunk, upto)
+            mine = self._set_aside(chunk, upto)
             lost = self._probation.lost
-            self._settle(chunk, begin, upto, news, would, undo)
+            changed = self._settle(chunk, begin, upto, news, would, undo)
             if self._probation.lost != lost:  # what is gone is of others, who are judged by it
-                again = self._set_aside(chunk, upto, every=True)
+                mine = self._set_aside(chunk, upto, every=True)
+            if upto < chunk.count:
+                self._compute_again(chunk, upto, mine, changed)
             if upto == chunk.count:
                 return
-            if len(again[1]):
-                self._compute(chunk, again)
             begin = upto
 
-    def _compute(self, chunk: _Chunk, again: tuple[Ints, Ints] | None = None) -> None:
-        """Count actions, and say what they amount to.
+    def _compute(self, chunk: ActionChunk) -> None:
+        """Count all actions, and say what they amount to."""
+        self._count(chunk, _ALL, chunk.part)
+        self._share(chunk, _ALL, chunk.new)
+        self._weigh(chunk, _ALL, chunk.part)
+
+    def _compute_again(self, chunk: ActionChunk, begin: int, mine: Ints, changed: Sequence[int]) -> None:
+        """As `_compute`, for those actions from `begin` on of which something may be other than it was.
+
+        So that the time for an action is bounded however many of them are flagged, the chunk ends where they are too many.
 
         Args:
-            chunk: that they are of.
-            again: for a part of them, rows that are counted for their principals, and rows that are counted with peers and
-                everybody, as far as they are new in anything; the former are among the latter.
+            mine: rows of the principal whose action decided, which are not counted now.
+            changed: hashes of attributes that the habits of others count more or less often now.
         """
-        mine, novel = again or (_ALL, _ALL)
-        part = chunk.part if again is None else chunk.part.select(again[0])
-        about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
-        chunk.view_again(mine, self._probation.view(*about))
-        own = self._habits.observe_own(part.attributes, part.name_hashes, chunk.held_of(mine))
-        chunk.put_own(mine, *own)
-        attributes, _, groups = chunk.part.counted(novel)
-        counts = chunk.known.own[novel], chunk.held_of(novel)
-        differs = chunk.put_shared(novel, *self._habits.observe_shared(attributes, groups, *counts))
-        if again is None:
-            self._weigh(chunk, _ALL, part)
-            return
-        rows = np.union1d(again[0], again[1][differs])
-        chunk.computed_again += len(again[1])
+        part, rest = chunk.part, slice(begin, chunk.count)
+        if len(mine):
+            self._count(chunk, mine, part.select(mine))
+        rows, columns = chunk.new[rest].nonzero()
+        hashes = np.concatenate([np.array(changed, np.uint64), part.attributes[mine].ravel()])
+        affected = np.isin(part.attributes[rest][rows, columns], hashes)
+        places = np.zeros((chunk.count - begin, part.attributes.shape[1]), bool)
+        places[rows[affected], columns[affected]] = True
+        others = begin + np.unique(rows[affected])
+        most = max(_GROWTH * (len(part) + begin) - chunk.computed_again, 0)
+        again = np.union1d(mine, others)
+        if len(again) > most:
+            chunk.count = int(again[most])
+            self._uncount(chunk, slice(chunk.count, None))
+            mine, others = mine[mine < chunk.count], others[others < chunk.count]
+        chunk.computed_again += len(mine) + len(others)
+        rows = mine
+        if len(others):
+            places = places[others - begin]
+            self._unshare(chunk, others, places)
+            rows = np.union1d(mine, others[self._share(chunk, others, places)])
         if len(rows):
-            self._weigh(chunk, rows, chunk.part.select(rows))
+            self._weigh(chunk, rows, part.select(rows))
 
-    def _weigh(self, chunk: _Chunk, rows: Rows, part: ActionColumns) -> None:
+    def _count(self, chunk: ActionChunk, rows: Rows, part: ActionColumns) -> None:
+        """Count some of the actions for their principals."""
+        about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
+        chunk.view_again(rows, self._probation.view(*about))
+        own = self._habits.observe_own(part.attributes, part.name_hashes, chunk.held_of(rows))
+        chunk.put_own(rows, *own)
+
+    def _share(self, chunk: ActionChunk, rows: Rows, places: Flags) -> Flags:
+        """Count attributes of some of the actions with peers and everybody; returns where their counts changed, bool [rows]."""
+        attributes, _, groups = chunk.part.counted(rows)
+        counts = self._habits.observe_shared(attributes, groups, places, chunk.held_of(rows))
+        return chunk.put_shared(rows, places, *counts)
+
+    def _weigh(self, chunk: ActionChunk, rows: Rows, part: ActionColumns) -> None:
         """Say what some of the actions amount to, by what was known before them."""
         known, view = chunk.known, chunk.view
         actions = known.actions[rows]
@@ -327,7 +173,7 @@ class ActionJudge:
             new[young] = wrong[young] = 0.0
         chunk.put_evidence(rows, features, weighed)
 
-    def _advance(self, chunk: _Chunk, begin: int, undo: ExitStack) -> tuple[int, _News | None, float]:
+    def _advance(self, chunk: ActionChunk, begin: int, undo: ExitStack) -> tuple[int, _News | None, float]:
         """Add up the evidence of actions up to and including the first after which those that follow have to be judged otherwise.
 
         Returns:
@@ -363,33 +209,24 @@ class ActionJudge:
         judged.flagged[rows] = evidence >= threshold
         return upto, news, would
 
-    def _set_aside(self, chunk: _Chunk, begin: int, *, every: bool = False) -> tuple[Ints, Ints]:
-        """Take out of the habits what has to be counted again from `begin` on; returns the rows that `_compute` needs.
-
-        So that the time for an action is bounded however many of them are flagged, the chunk ends where they are too many.
+    def _set_aside(self, chunk: ActionChunk, begin: int, *, every: bool = False) -> Ints:
+        """Take the actions from `begin` on of the principal that acted before it out of the habits; returns their rows.
 
         Args:
-            every: all have to be.
+            every: those of all principals.
         """
         rest = slice(begin, chunk.count)
         if every or self._youth is not None:
-            mine = np.ones(chunk.count - begin, bool)
+            rows = np.arange(begin, chunk.count)
         else:
-            mine = chunk.part.name_hashes[rest] == chunk.part.name_hashes[begin - 1]
-        novel = begin + (chunk.novel[rest] | mine).nonzero()[0]
-        most = _GROWTH * (len(chunk.part) + begin) - chunk.computed_again
-        if len(novel) > most:
-            chunk.count = int(novel[most])
-            self._uncount(chunk, slice(chunk.count, None))
-            novel, mine = novel[:most], mine[: chunk.count - begin]
-        rows = begin + mine.nonzero()[0]
+            who = chunk.part.name_hashes
+            rows = begin + (who[rest] == who[begin - 1]).nonzero()[0]
         self._uncount(chunk, rows)
-        self._unshare(chunk, novel)
-        return rows, novel
+        return rows
 
-    def _uncount(self, chunk: _Chunk, rows: Rows = _ALL) -> None:
-        """Take some of the actions out of the habits; those that are not in it are passed over."""
-        self._unshare(chunk, rows)
+    def _uncount(self, chunk: ActionChunk, rows: Rows = _ALL) -> None:
+        """Take some of the actions out of the habits; what is not in them is passed over."""
+        self._unshare(chunk, rows, chunk.shared[rows])
         rows = np.arange(len(chunk.part))[rows]
         rows = rows[chunk.counted[rows]]
         if len(rows):
@@ -397,16 +234,15 @@ class ActionJudge:
             self._habits.unobserve_own(attributes, names, chunk.held_of(rows))
             chunk.counted[rows] = False
 
-    def _unshare(self, chunk: _Chunk, rows: Rows) -> None:
-        """As `_uncount`, but for what the actions add to the habits of peers and everybody."""
-        rows = np.arange(len(chunk.part))[rows]
-        rows = rows[chunk.shared[rows]]
-        if len(rows):
+    def _unshare(self, chunk: ActionChunk, rows: Rows, places: Flags) -> None:
+        """Take attributes of some of the actions out of the habits of peers and everybody."""
+        counted = chunk.shared[rows] & places
+        if counted.any():
             attributes, _, groups = chunk.part.counted(rows)
-            self._habits.unobserve_shared(attributes, groups, chunk.known.own[rows], chunk.held_of(rows))
-            chunk.shared[rows] = False
+            self._habits.unobserve_shared(attributes, groups, counted)
+            chunk.shared[rows] &= ~counted
 
-    def _would_be(self, chunk: _Chunk, row: int) -> float:
+    def _would_be(self, chunk: ActionChunk, row: int) -> float:
         """Evidence over threshold that an action would have but for its exception."""
         name, time = chunk.part.names[row], int(chunk.part.time[row])
         new, wrong = chunk.judged.novelty_evidence[row], chunk.judged.error_evidence[row]
@@ -416,7 +252,7 @@ class ActionJudge:
         return float(evidence[0] / threshold[0])
 
     @staticmethod
-    def _news(chunk: _Chunk, row: int) -> _News:
+    def _news(chunk: ActionChunk, row: int) -> _News:
         one = slice(row, row + 1)
         counted = counted_levels(
             *(chunk.judged.levels[one], chunk.known.actions[one], chunk.machinery[one], chunk.for_others[one])
@@ -426,17 +262,25 @@ class ActionJudge:
         return _News(root, again, bool((new & ~again).any() or not new.any()))
 
     def _settle(
-        self, chunk: _Chunk, begin: int, upto: int, news: _News, would: float, undo: ExitStack
-    ) -> None:
-        """Decide what becomes of the last of the actions that were added up, and remember those that added evidence."""
-        row = upto - 1
+        self, chunk: ActionChunk, begin: int, upto: int, news: _News, would: float, undo: ExitStack
+    ) -> list[int]:
+        """Decide what becomes of the last of the actions that were added up, and remember those that added evidence.
+
+        Returns:
+            Hashes of the attributes that peers and everybody may have done more or less often now.
+        """
+        row, led = upto - 1, list[int]()
         if chunk.adds[row] and chunk.part.excepted[row] >= 0:
             self._settle_excepted(chunk, begin, row, news, would)
         else:
-            self._settle_judged(chunk, begin, row, news, undo)
+            led = self._settle_judged(chunk, begin, row, news, undo)
         self._probation.settle(chunk.part.names[row], int(chunk.part.time[row]))
+        return [*chunk.part.attributes[row].tolist(), *led]
 
-    def _settle_judged(self, chunk: _Chunk, begin: int, row: int, news: _News, undo: ExitStack) -> None:
+    def _settle_judged(
+        self, chunk: ActionChunk, begin: int, row: int, news: _News, undo: ExitStack
+    ) -> list[int]:
+        """As `_settle`, for an action that no exception allows; returns what is no habit any more of what led up to it."""
         part, judged, view, adds = chunk.part, chunk.judged, chunk.view, bool(chunk.adds[row])
         name, time, hashes = part.names[row], int(part.time[row]), part.attributes[row]
         who = int(part.name_hashes[row]), int(part.group_hashes[row])
@@ -448,6 +292,7 @@ class ActionJudge:
         if stays_out:
             self._uncount(chunk, np.array([row]))
         self._remember(chunk, begin, row if stays_out else row + 1)
+        led: list[int] = []
         if stays_out:
             mark = None
             if flagged:
@@ -467,8 +312,9 @@ class ActionJudge:
             if done:
                 times = np.array(list(done.values()), np.int64)
                 undo.callback(self._habits.grant(*who, np.array(list(done), np.uint64), times))
+        return led
 
-    def _settle_excepted(self, chunk: _Chunk, begin: int, row: int, news: _News, would: float) -> None:
+    def _settle_excepted(self, chunk: ActionChunk, begin: int, row: int, news: _News, would: float) -> None:
         """As `_settle_judged` for an action that an exception allows: it is no habit, and not flagged."""
         part = chunk.part
         self._uncount(chunk, np.array([row]))
@@ -485,7 +331,7 @@ class ActionJudge:
             chunk.judged.allowed[row] = would * float(chunk.judged.threshold[row])
 
     @staticmethod
-    def _new_by(chunk: _Chunk, row: int, news: _News) -> Flags:
+    def _new_by(chunk: ActionChunk, row: int, news: _News) -> Flags:
         """Which attributes of an action are new, or new again, bool [attributes]."""
         new: Flags = (chunk.known.own[row] == 0) & (~chunk.held[row] | news.again)
         return new
@@ -502,7 +348,7 @@ class ActionJudge:
         if not more and not repeat.own:
             judged.repeat[row], judged.first[row] = True, repeat.cause
 
-    def _remember(self, chunk: _Chunk, begin: int, upto: int) -> None:
+    def _remember(self, chunk: ActionChunk, begin: int, upto: int) -> None:
         """Remember those actions that added evidence."""
         part = chunk.part
         for row in (begin + chunk.adds[begin:upto].nonzero()[0]).tolist():

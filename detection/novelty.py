@@ -113,7 +113,7 @@ class HabitTable:
             held: bool [N, attributes], attributes that are looked up but not counted; None for none.
         """
         own, actions = self.observe_own(attributes, principal, held)
-        return PriorCounts(own, *self.observe_shared(attributes, group, own, held), actions)
+        return PriorCounts(own, *self.observe_shared(attributes, group, own == 0, held), actions)
 
     def observe_own(
         self, attributes: Hashes, principal: Hashes, held: Flags | None = None
@@ -132,17 +132,21 @@ class HabitTable:
         return own, actions[:, 0]
 
     def observe_shared(
-        self, attributes: Hashes, group: Hashes, own: Ints, held: Flags | None = None
+        self, attributes: Hashes, group: Hashes, new: Flags, held: Flags | None = None
     ) -> tuple[Ints, Ints]:
-        """As `observe`, for what others did alone, given the counts of the principals themselves: `peers` and `anyone`."""
-        peers, anyone = np.zeros_like(own), np.zeros_like(own)
+        """As `observe`, for what others did alone: `peers` and `anyone`.
+
+        Args:
+            new: bool [N, attributes], attributes that are new to their principals; others are passed over.
+        """
+        peers, anyone = np.zeros(new.shape, np.int64), np.zeros(new.shape, np.int64)
         # A principal is counted once with its peers and with everybody: when it does what it never did.
-        new = np.nonzero(own == 0)
-        if len(new[0]):
-            shared = self._shared_keys(attributes, group, own)
-            counted = np.ones(len(shared), bool) if held is None else ~np.tile(held[new], 2)
+        places = np.nonzero(new)
+        if len(places[0]):
+            shared = self._shared_keys(attributes, group, new)
+            counted = np.ones(len(shared), bool) if held is None else ~np.tile(held[places], 2)
             known = self._add_some(shared, counted)
-            peers[new], anyone[new] = np.split(known, 2)
+            peers[places], anyone[places] = np.split(known, 2)
         if self.limit is not None and len(self._table) > self.limit:
             self._table.forget_rare(self.limit - self.limit // 4)
         return peers, anyone
@@ -168,10 +172,10 @@ class HabitTable:
         return keys
 
     @staticmethod
-    def _shared_keys(attributes: Hashes, group: Hashes, own: Ints) -> Hashes:
-        new = np.nonzero(own == 0)
-        what = attributes[new]
-        return np.concatenate([mix(mix(_PEERS, group[new[0]]), what), mix(_ANYONE, what)])
+    def _shared_keys(attributes: Hashes, group: Hashes, new: Flags) -> Hashes:
+        places = np.nonzero(new)
+        what = attributes[places]
+        return np.concatenate([mix(mix(_PEERS, group[places[0]]), what), mix(_ANYONE, what)])
 
     def unobserve(
         self,
@@ -183,19 +187,21 @@ class HabitTable:
     ) -> None:
         """Undo the last call of `observe`, given its arguments and what it returned, or the last rows of both."""
         self.unobserve_own(attributes, principal, held)
-        self.unobserve_shared(attributes, group, known.own, held)
+        new = known.own == 0
+        self.unobserve_shared(attributes, group, new if held is None else new & ~held)
 
     def unobserve_own(self, attributes: Hashes, principal: Hashes, held: Flags | None = None) -> None:
         """Undo `observe_own`, also of some of its rows; counts of the same principals in later rows have to be undone as well."""
         own = self._own_keys(attributes, principal).ravel()
         self._table.subtract(own if held is None else own[_counted(held)])
 
-    def unobserve_shared(
-        self, attributes: Hashes, group: Hashes, own: Ints, held: Flags | None = None
-    ) -> None:
-        """Undo `observe_shared`, also of some of its rows; later rows that are new in anything have to be undone as well."""
-        shared = self._shared_keys(attributes, group, own)
-        self._table.subtract(shared if held is None else shared[~np.tile(held[np.nonzero(own == 0)], 2)])
+    def unobserve_shared(self, attributes: Hashes, group: Hashes, counted: Flags) -> None:
+        """Undo `observe_shared`, also of some attributes, all later ones of the same value among them.
+
+        Args:
+            counted: bool [N, attributes], which were counted.
+        """
+        self._table.subtract(self._shared_keys(attributes, group, counted))
 
     def withdraw(self, principal: int, group: int, attributes: Hashes) -> Callable[[], None]:
         """Forget that a principal ever did something, for its peers and everybody as well; returns what undoes that.

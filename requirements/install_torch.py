@@ -43,9 +43,16 @@ def main(arguments: list[str]) -> int:
         if refused and os.environ.get(UNVERIFIED) != "1":
             print(refused, file=sys.stderr)
             return 1
-        subprocess.run([*PIP, "install", "--no-deps", str(wheel)], check=True)
+        subprocess.run([*PIP, "install", "--no-deps", "--no-compile", str(wheel)], check=True)
         if "+cpu" not in wheel.name:
-            command = ("install", "--require-hashes", "--no-deps", "-r", str(HERE / "cuda.txt"))
+            command = (
+                "install",
+                "--require-hashes",
+                "--no-deps",
+                "--no-compile",
+                "-r",
+                str(HERE / "cuda.txt"),
+            )
             subprocess.run([*PIP, *command], check=True)
     return 0
 

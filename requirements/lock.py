@@ -33,6 +33,7 @@ FILES = {
     "serving.txt": (
         "pyproject.toml",
         "requirements/build.in",
+        "--extra=kafka",
         "--extra=oidc",
         "--extra=otel",
         "--extra=postgres",

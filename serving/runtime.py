@@ -18,6 +18,7 @@ from serving.alerts.stream import Stream
 from serving.authorization.monitor import MonitorFigures
 from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
+from serving.fleet.publisher import open_publisher
 from serving.forensics.event_store import EventStore
 from serving.forensics.ingest import EventIngest
 from serving.forensics.service import ForensicsParts, ForensicsService
@@ -244,6 +245,7 @@ class Service:
     Attributes:
         runtime: everything else; None until the model is loaded.
         reason: why there is no model yet, for callers.
+        publisher: puts batches into Kafka, for workers; None to score them here.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -255,6 +257,7 @@ class Service:
             settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
         )
         self.stream = Stream()
+        self.publisher = open_publisher(settings)
         self.intake = Intake(settings.limits, self.metrics, self.dead_letters)
         self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
         self.versions = VersionList(settings.model.name, settings.model.cache_dir)
@@ -366,6 +369,8 @@ class Service:
         if self.watch is not None:
             self.watch.close()
         self.intake.close()
+        if self.publisher is not None:
+            self.publisher.close()
         if self.runtime is not None:
             self.runtime.close()
         self.dead_letters.close()

@@ -40,7 +40,7 @@ _MOST_DAYS = 36_500
 
 #: Name of a cluster: the key of its records in Kafka, and a part of names of files and schemas.
 CLUSTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_TOPIC = re.compile(r"^[A-Za-z0-9._-]{1,249}$")
 
 AccessScope = Literal["ingest", "read", "analyst", "admin"]
 
@@ -389,7 +389,7 @@ class HistorySettings(_Section):
 class KafkaSettings(_Section):
     """How Kafka is reached, beyond the addresses: librdkafka's own properties, such as `security.protocol`."""
 
-    properties: dict[str, str | int | float | bool] = {}
+    properties: Annotated[dict[str, str | int | float | bool], Field(repr=False)] = {}
 
 
 class IngestSettings(_Section):
@@ -408,6 +408,7 @@ class WorkerSettings(_Section):
     clusters: list[Annotated[str, Field(pattern=CLUSTER_NAME)]] = []
     clusters_in_memory: Annotated[int, Field(ge=1, le=_MOST)] = 64
     state: str | None = None
+    dead_letters: Annotated[str | None, Field(pattern=_TOPIC.pattern)] = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8647
 

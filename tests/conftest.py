@@ -32,6 +32,17 @@ SMALL = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests take long come first: at the end, no process has one left that the others would wait for."""
+    long = {item.path for item in items if _takes_long(item)}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def _takes_long(item: pytest.Item) -> bool:
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    return item.get_closest_marker("slow") is not None or not {"trained", "browser"}.isdisjoint(fixtures)
+
+
 @pytest.fixture(scope="session")
 def normal_lines() -> list[bytes]:
     """The first 12,000 lines of the normal recording."""
@@ -56,7 +67,19 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes]) -> Iterator[Trained]:
+def few_parity_batches() -> Iterator[None]:
+    """Two hundred batches take a third of such a training; tests/training/test_model.py has tests of its own for the graphs."""
+    from training import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "PARITY_BATCHES", 20)
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes], few_parity_batches: None
+) -> Iterator[Trained]:
     """Dataset, training, export and registration, as `kubehabit train` does them."""
     from data.dataset.build import build
     from training.registry import download

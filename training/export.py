@@ -113,9 +113,16 @@ def _write(
 
 
 def check_parity(
-    model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
+    model: Autoencoder, path: Path, *, batches: int | None = None, tolerance: float = TOLERANCE
 ) -> float:
-    """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches; an error if too large."""
+    """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches; an error if too large.
+
+    Args:
+        model: the torch model.
+        path: of its graph.
+        batches: number of batches; `PARITY_BATCHES` if not given.
+        tolerance: largest difference that is allowed, nats.
+    """
     rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), OnnxModel(str(path))
@@ -131,11 +138,11 @@ def check_parity(
         )
         return reference(*inputs)[0] - exported(*inputs)[0]
 
-    return _largest(difference, batches, tolerance)
+    return _largest(difference, PARITY_BATCHES if batches is None else batches, tolerance)
 
 
 def check_newest(
-    model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
+    model: Autoencoder, path: Path, *, batches: int | None = None, tolerance: float = TOLERANCE
 ) -> float:
     """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short."""
     rng = np.random.default_rng(0)
@@ -156,7 +163,7 @@ def check_newest(
         inputs = (cut.tokens(rows), cut.lengths[rows], principal[rows], group[rows], np.zeros(1, np.int64))
         return reference(*inputs)[0][:, 0] - exported(cut, principal, group, rows)
 
-    return _largest(difference, batches, tolerance)
+    return _largest(difference, PARITY_BATCHES if batches is None else batches, tolerance)
 
 
 def _largest(difference: Callable[[], Nll], batches: int, tolerance: float) -> float:

@@ -87,7 +87,9 @@ class Autoencoder(nn.Module):
         )
         self.heads = nn.Linear(config.hidden + condition, sum(sizes))
         self.next_heads = nn.Linear(config.hidden + condition, sum(sizes))
-        # Weight of the rebuilding decoder in the mixture, by field; fitted after training (`training.mixture`).
+        # Weight of the rebuilding decoder in the mixture, by field: even. Fitted to held-back data it goes to the decoder that
+        # copies, which foresees a stranger's action as well as its principal's own (`benchmarks.decoders`). It is saved because
+        # models of earlier releases were fitted.
         self.rebuilt_share: Tensor
         self.register_buffer("rebuilt_share", torch.full((self.fields,), 0.5))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 #: What a pyfunc may import of ours; everything else it imports is installed with the model.
@@ -60,7 +60,7 @@ def _closure(entry: str, root: Path) -> dict[str, Path]:
         found[name] = path
         waiting.append(name.rpartition(".")[0])
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for node in _imports(ast.parse(path.read_bytes())):
+        for node in _imports(path.read_bytes()):
             waiting += _imported(node, package)
     return found
 
@@ -72,19 +72,24 @@ def _file(name: str, root: Path) -> Path | None:
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 
 
-def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom | ast.Constant]:
-    """Import statements that run, and package names given as text to one of `_BY_NAME`."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        yield node
-    elif isinstance(node, ast.Call) and node.args and isinstance(named := node.args[0], ast.Constant):
-        function = getattr(node.func, "id", getattr(node.func, "attr", ""))
-        if function in _BY_NAME and isinstance(named.value, str):
-            yield named
-    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        children = node.orelse
-    for child in children:
-        yield from _imports(child)
+@lru_cache(maxsize=1024)
+def _imports(source: bytes) -> tuple[ast.Import | ast.ImportFrom | ast.Constant, ...]:
+    """Import statements that run, and package names given as text to one of `_BY_NAME`; in no order."""
+    found: list[ast.Import | ast.ImportFrom | ast.Constant] = []
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append(node)
+        elif isinstance(node, ast.Call) and node.args and isinstance(named := node.args[0], ast.Constant):
+            function = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if function in _BY_NAME and isinstance(named.value, str):
+                found.append(named)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return tuple(found)
 
 
 def _imported(node: ast.Import | ast.ImportFrom | ast.Constant, package: str) -> list[str]:
@@ -106,7 +111,7 @@ def _moved(source: bytes, package: str) -> bytes:
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     # From the end, so that what is still to be changed keeps its place.
-    for node in sorted(_imports(ast.parse(source)), key=lambda one: (-one.lineno, -one.col_offset)):
+    for node in sorted(_imports(source), key=lambda one: (-one.lineno, -one.col_offset)):
         first = starts[node.lineno - 1] + node.col_offset
         last = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         renamed = _renamed(node, source[first:last].decode(), package)

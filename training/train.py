@@ -38,7 +38,6 @@ from training.calibrate import (
 from training.datamodule import ActionWindows
 from training.evaluation import plots
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
-from training.mixture import fit_mixture
 from training.module import HabitModule
 from training.thresholds import count_incidents
 
@@ -300,7 +299,6 @@ def _finish(
 
     table: ActionTable = cli.datamodule.table
     model = cli.model.model.eval().cpu()
-    fit_mixture(model, table)
     config = calibration_config(vars(cli.config.calibration))
     _say_stage("calibrating on the held-back part")
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)

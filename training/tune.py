@@ -201,7 +201,6 @@ def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> 
     import torch
 
     from training.export import TorchModel
-    from training.mixture import fit_mixture
 
     steps = {
         "max_steps": search.max_steps,
@@ -213,7 +212,6 @@ def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> 
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     drawn = swaps(cli.datamodule.table, cli.model.config.window, search.windows)
     trained = cli.model.model.eval().cpu()
-    fit_mixture(trained, cli.datamodule.table)
     model = TorchModel(trained)
     untouched, swapped = surprise(model, drawn.tokens, drawn), surprise(model, drawn.swapped, drawn)
     caught = separability(untouched, swapped, search.false_share)

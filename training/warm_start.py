@@ -37,6 +37,8 @@ ROWS: Mapping[str, str] = {
     "principal.weight": "principal",
     "group.weight": "group",
 }
+#: What is set and not learned: a new model keeps its own, whatever that of an earlier release was.
+_SET = ("rebuilt_share",)
 
 
 @dataclass(slots=True)
@@ -157,7 +159,8 @@ def start_from(model_uri: str, model: nn.Module, table: ActionTable) -> Carried:
         (groups_known, len(table.principals.groups)),
     )
     state = model.state_dict()
-    for name, current in state.items():
+    learned = {name: value for name, value in state.items() if name not in _SET}
+    for name, current in learned.items():
         saved = weights.get(name)
         if saved is not None and name in ROWS:
             saved = saved[sources[ROWS[name]]]
@@ -167,7 +170,7 @@ def start_from(model_uri: str, model: nn.Module, table: ActionTable) -> Carried:
         state[name] = torch.from_numpy(np.ascontiguousarray(saved)).to(current.dtype)
         if name not in ROWS:
             carried.whole.append(name)
-    if len(carried.fresh) == len(state):
+    if len(carried.fresh) == len(learned):
         raise KubehabitError(
             f"No weight of {model_uri} fits the new model: their architectures differ. Train without --warm-start, or with the "
             "champion's model settings."

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import compress, count
 from operator import attrgetter, itemgetter
 from typing import Any, cast
@@ -42,6 +42,8 @@ _CONNECT = {"exec", "attach", "portforward"}
 _QUERY_VALUE = re.compile("=[^&]*")
 #: Entries of all memos together, and characters of the raw values among them, which a log can make long.
 _MEMO_LIMIT, _MEMO_CHARACTERS = 100_000, 32 << 20
+#: Queries that are kept, apart from that: nearly each watch has a new one, which made the memos grow by half a megabyte an hour.
+_QUERIES = 4096
 #: The same for values that have a code. Usual ones have 30 characters or so.
 _INTERNED_LIMIT, _INTERNED_CHARACTERS = 2_000_000, 64 << 20
 _PRINCIPALS_LIMIT = 100_000
@@ -290,8 +292,8 @@ class ActionEncoder:
         self._path = self._memo(lambda path: intern["resource"].code(non_resource_path(path)))
         self._name = self._memo(lambda name: intern["name"].code(fold_name(name)))
         self._uri = self._memo(lambda uri, subresource: intern["uri"].code(uri_shape(uri, subresource)))
-        # Outside proxies and exec only the keys make the shape; the values of watches are new each time.
-        self._query = self._memo(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
+        # Outside proxies and exec only the keys make the shape. The values of watches are new each time: few queries are kept.
+        self._query = lru_cache(_QUERIES)(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
         self._principal = self._memo(self._new_principal)
         self._contexts = _Rows(5, self._context)
         self._objects = _Rows(4, self._object)

@@ -18,8 +18,8 @@ from data.patterns import Pattern, compile_pattern, full_match
 _log = logging.getLogger(__name__)
 
 _DENSE_LIMIT = 1 << 40
-#: Values and combinations that are remembered. They are strings of an encoder's interners, which bound their characters.
-_MATCHES_LIMIT, _MEMO_LIMIT = 10_000, 100_000
+#: Values that are remembered of each field. They are strings of an encoder's interners, which bound their characters.
+_MATCHES_LIMIT = 10_000
 #: Patterns shipped before, as bundles carry them -> the same in RE2's language.
 _REPLACED = {"(?!-$).*": "[^-].*|-.+|"}
 LEVELS = ("routine", "low", "medium", "high")
@@ -37,23 +37,55 @@ class SensitivityRule:
     why: str
 
 
-class _Matches(dict[str, bool]):
-    """Whether values match; each distinct value is tried once."""
+class _Masks(dict[str, int]):
+    """Which rules the values of one field meet, each distinct value tried once.
 
-    def __init__(self, field: str, pattern: Pattern) -> None:
+    Bit i of a mask says whether the i-th rule is met: its pattern for the field matches, or it has none.
+
+    Attributes:
+        testing: the rules that have one.
+    """
+
+    def __init__(self, field: str, rules: Sequence[SensitivityRule]) -> None:
         super().__init__()
         # `traits` patterns match anywhere in the text; all others must match the whole value.
-        self._match = pattern.search if field == "traits" else partial(full_match, pattern)
+        self._tests = [
+            (1 << bit, pattern.search if field == "traits" else partial(full_match, pattern))
+            for bit, rule in enumerate(rules)
+            for name, pattern in rule.patterns
+            if name == field
+        ]
+        self.testing = sum(bit for bit, _ in self._tests)
 
-    def __missing__(self, value: str) -> bool:
+    def __missing__(self, value: str) -> int:
         if len(self) > _MATCHES_LIMIT:
             self.clear()
-        self[value] = found = self._match(value) is not None
+        met = sum(bit for bit, match in self._tests if match(value) is not None)
+        self[value] = found = ~self.testing | met
+        return found
+
+
+class _Answers(dict[int, tuple[int, str]]):
+    """Level and reason by the mask of the rules that are met."""
+
+    def __init__(self, rules: Sequence[SensitivityRule]) -> None:
+        super().__init__()
+        self._rules = rules
+
+    def __missing__(self, mask: int) -> tuple[int, str]:
+        if len(self) > _MATCHES_LIMIT:
+            self.clear()
+        met = [rule for bit, rule in enumerate(self._rules) if mask >> bit & 1]
+        found = next(((rule.level, rule.why) for rule in met if not rule.caps), (0, ""))
+        cap = next((rule for rule in met if rule.caps), None)
+        if cap is not None and cap.level < found[0]:
+            found = (cap.level, cap.why)
+        self[mask] = found
         return found
 
 
 class Sensitivity:
-    """Looks up the level of actions; the highest matching rule wins, within the lowest cap. Distinct combinations are kept."""
+    """Looks up the level of actions; the highest matching rule wins, within the lowest cap."""
 
     FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
     #: Key of a rule -> the field that its patterns are for.
@@ -86,12 +118,13 @@ class Sensitivity:
         ordered = sorted(
             self.rules, key=lambda rule: (not rule.caps, rule.level if rule.caps else -rule.level)
         )
-        self._tests = [
-            (rule, [(self.FIELDS.index(field), _Matches(field, pattern)) for field, pattern in rule.patterns])
-            for rule in ordered
-            if rule.level or rule.caps
-        ]
-        self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
+        ordered = [rule for rule in ordered if rule.level or rule.caps]
+        # Names last: most are new, and few rules are left by then that ask for one.
+        places = sorted(range(len(self.FIELDS)), key=lambda place: self.FIELDS[place] == "name")
+        masks = [(place, _Masks(self.FIELDS[place], ordered)) for place in places]
+        self._masks = [(place, one.testing, one) for place, one in masks]
+        self._every = (1 << len(ordered)) - 1
+        self._answers = _Answers(ordered)
         self._generation = -1
 
     def _rule(self, entry: Mapping[str, Any]) -> SensitivityRule:
@@ -129,23 +162,11 @@ class Sensitivity:
 
     def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
         """Level and reason of an action given its FIELDS values."""
-        found = self._memo.get(values)
-        if found is None:
-            found, cap = (0, ""), None
-            for rule, tests in self._tests:
-                if cap is not None and rule.caps:
-                    continue
-                if all(matches[values[place]] for place, matches in tests):
-                    if not rule.caps:
-                        found = (rule.level, rule.why)
-                        break
-                    cap = rule
-            if cap is not None and cap.level < found[0]:
-                found = (cap.level, cap.why)
-            if len(self._memo) > _MEMO_LIMIT:
-                self._memo.clear()
-            self._memo[values] = found
-        return found
+        mask = self._every
+        for place, testing, masks in self._masks:
+            if mask & testing:
+                mask &= masks[values[place]]
+        return self._answers[mask]
 
     def cap_own_work(self, levels: npt.NDArray[np.int8], rows: Sequence[int]) -> None:
         """Lower, in place, the levels of actions on what their principal has just created (`ActionBatch.own_work`).
@@ -169,9 +190,8 @@ class Sensitivity:
     def _levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
         if encoder.generation != self._generation:  # keep no strings alive that the encoder forgot
             self._generation = encoder.generation
-            self._memo.clear()
-            for matches in (found for _, tests in self._tests for _, found in tests):
-                matches.clear()
+            for _, _, masks in self._masks:
+                masks.clear()
         if len(batch) == 1:
             row = tuple(encoder.interners[name].values[batch.codes[name][0]] for name in self.FIELDS)
             return np.array([self.look_up(row)[0]], np.int8)

@@ -468,7 +468,7 @@ class Escalation:
     def _to_accounts(self, me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
         taken: set[str] = set()
         for way in ACCOUNT_WAYS:
-            for power in held.all(way.power) if way.power in held else ():
+            for power in held.powers.get(way.power, ()):
                 # What rights of a binding to come lead to is in every namespace but of no cluster-wide object.
                 namespace = "" if power.namespace == _EVERY else power.namespace
                 if power.names is not None:
@@ -492,7 +492,7 @@ class Escalation:
 
 def _to_nodes(me: RightsHolder, held: _Held) -> Iterator[EscalationStep]:
     for way in NODE_WAYS:
-        for power in held.all(way) if way in held else ():
+        for power in held.powers.get(way, ()):
             if power.names is None:
                 how = "starts a privileged pod, if admitted"
                 yield EscalationStep(me, NODE, how, power.grant, "T1611")

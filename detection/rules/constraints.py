@@ -196,22 +196,32 @@ def _wanted(wanted: Sequence[str], unwanted: Sequence[str], text: str) -> bool:
 
 
 class _Memo(dict[Any, int]):
-    """Bit masks by value, each computed once; bit i says whether the i-th constraint holds."""
+    """Bit masks by value, each computed once; bit i says whether the i-th constraint holds.
+
+    Args:
+        constraints: which.
+        holds: whether a constraint holds for a value.
+        asks: whether a constraint asks for the value at all; one that does not holds for each.
+    """
 
     def __init__(
-        self, constraints: Sequence[MatchConstraints], holds: Callable[[MatchConstraints, Any], bool]
+        self,
+        constraints: Sequence[MatchConstraints],
+        holds: Callable[[MatchConstraints, Any], bool],
+        asks: Callable[[MatchConstraints], object] = lambda _one: True,
     ) -> None:
         super().__init__()
-        self._constraints = constraints
+        self._always = _bits(not asks(one) for one in constraints)
+        self._asking = [(1 << bit, one) for bit, one in enumerate(constraints) if asks(one)]
         self._holds = holds
 
     def __missing__(self, value: Any) -> int:
         if len(self) >= _MEMO_LIMIT:
             self.clear()
-        mask = 0
-        for bit, constraints in enumerate(self._constraints):
-            if self._holds(constraints, value):
-                mask |= 1 << bit
+        mask, holds = self._always, self._holds
+        for bit, constraints in self._asking:
+            if holds(constraints, value):
+                mask |= bit
         self[value] = mask
         return mask
 
@@ -222,10 +232,14 @@ class ColumnMatcher:
     def __init__(self, constraints: Sequence[MatchConstraints]) -> None:
         self._constraints = constraints
         self._about = _Memo(constraints, MatchConstraints.about)
-        self._kinds = _Memo(constraints, MatchConstraints.of_kind)
-        self._namespaces = _Memo(constraints, MatchConstraints.in_namespace)
-        self._users = _Memo(constraints, MatchConstraints.of_user)
-        self._codes = _Memo(constraints, lambda one, code: one.with_code(str(code)))
+        self._kinds = _Memo(constraints, MatchConstraints.of_kind, lambda one: one.kinds or one.excludeKinds)
+        self._namespaces = _Memo(
+            constraints,
+            MatchConstraints.in_namespace,
+            lambda one: one.namespaces or one.excludeNamespaces,
+        )
+        self._users = _Memo(constraints, MatchConstraints.of_user, lambda one: one.users or one.excludeUsers)
+        self._codes = _Memo(constraints, lambda one, code: one.with_code(str(code)), lambda one: one.codes)
         self._plain, self._acting = (
             _bits(one.impersonated in (None, value) for one in constraints) for value in (False, True)
         )

@@ -18,7 +18,7 @@ from kubehabit.client.remote import AnswerError, BusyError, Remote, UnreachableE
 _PATIENCE = 600.0
 _LONGEST_WAIT = 30.0
 _PROBLEMS = 3
-_OUTCOMES = ("scored", "folded", "repeated", "rejected", "skipped")
+_OUTCOMES = ("scored", "accepted", "folded", "repeated", "rejected", "skipped")
 #: Answers about what was sent, not about the sender: the same lines would be refused again.
 _UNREADABLE = frozenset(
     (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -30,7 +30,8 @@ class Sent:
     """What became of the records that were sent.
 
     Attributes:
-        events: all records that the service answered for: the sum of those scored, folded, repeated, rejected and skipped.
+        events: all records that the service answered for: the sum of those scored, accepted (published
+            for workers to score), folded, repeated, rejected and skipped.
         folded: not scored by themselves: stages of an action that was scored, and what the model's settings leave out.
         repeated: events that the service has had before.
         skipped: records of other logs in the same stream; `reasons` says what they are.
@@ -39,6 +40,7 @@ class Sent:
 
     events: int = 0
     scored: int = 0
+    accepted: int = 0
     folded: int = 0
     repeated: int = 0
     rejected: int = 0
@@ -52,6 +54,7 @@ class Sent:
         left_out = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.items())
         return (
             f"{self.events:,} events sent: {self.scored:,} scored ({self.flagged:,} flagged), "
+            f"{f'{self.accepted:,} accepted for workers, ' if self.accepted else ''}"
             f"{self.folded:,} folded into an action, {self.repeated:,} repeats, {self.rejected:,} rejected, "
             f"{self.skipped:,} skipped{f' ({left_out})' if left_out else ''}."
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -11,10 +13,14 @@ from fastapi import FastAPI, Request, Response
 from typing_extensions import TypedDict
 
 from data.events.audit_event import Decoded
+from serving.fleet.kafka import KafkaError
+from serving.fleet.publisher import Publisher, values_of
 from serving.http.links import ALERT, leads_to
+from serving.http.problems import ProblemError
 from serving.runtime import Service
 from serving.scoring.intake import merge
 from serving.scoring.verdicts import EventResult
+from serving.settings import CLUSTER_NAME
 
 _EXAMPLE_EVENT = {
     "kind": "Event",
@@ -85,8 +91,33 @@ def _events_body(examples: Mapping[str, Any], *, ndjson: bool) -> dict[str, Any]
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+def _json(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _counted(decoded: Decoded) -> AuditResponse:
+    accepted, rejected, skipped = len(decoded.events), len(decoded.dead), sum(decoded.skipped.values())
+    return {
+        "counts": {
+            "records": accepted + rejected + skipped,
+            "accepted": accepted,
+            "rejected": rejected,
+            "skipped": skipped,
+        },
+        "skipped": dict(decoded.skipped),
+    }
+
+
+def _cluster(service: Service, request: Request) -> str:
+    """The cluster whose log a request brings; raises ProblemError (403) if its sender is named as no cluster can be."""
+    name: str = service.settings.ingest.cluster or request.scope.get("kubehabit.caller", "")
+    if not re.fullmatch(CLUSTER_NAME, name):
+        raise ProblemError(
+            403,
+            "The sender's name is taken for that of its cluster, and is none: use a token for each cluster, named like it "
+            "(letters, digits, dots and dashes), or set ingest.cluster.",
+        )
+    return name
 
 
 def _note_source(service: Service, request: Request, route: str, decoded: Decoded) -> None:
@@ -105,12 +136,34 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
     async def received(request: Request) -> tuple[bytes, str]:
         return await request.body(), request.headers.get("content-encoding", "")
 
+    published: dict[int | str, dict[str, Any]]
+    published = {
+        202: {
+            "model": AuditResponse,
+            "description": "Published, for workers to score: with `ingest.publish`, instead of 200",
+        }
+    }
+
+    async def publish(publisher: Publisher, request: Request, route: str) -> Response:
+        """Answer once Kafka has the batch."""
+        cluster = _cluster(service, request)
+        with service.intake.turn():
+            decoded, values = await service.intake.decode(
+                *await received(request), route, lambda plain, found: values_of(plain, found, publisher.most)
+            )
+            try:
+                await asyncio.wrap_future(publisher.publish(cluster, values))
+            except KafkaError as error:
+                raise ProblemError(503, str(error), {"Retry-After": "5"}) from error
+        _note_source(service, request, route, decoded)
+        return _json(_counted(decoded), status=202)
+
     @app.post(
         "/v1/score",
         response_model=ScoreResponse,
         tags=["events"],
         openapi_extra=_events_body(one | several, ndjson=True),
-        responses=leads_to("alert_id", "/alerts/0", *ALERT),
+        responses=leads_to("alert_id", "/alerts/0", *ALERT) | published,
     )
     async def score(request: Request) -> Response:
         """Score audit events, for a log pipeline.
@@ -121,6 +174,8 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         was scored at an earlier stage, or are left out by the model's settings; `repeated` ones were sent before. Records of
         other logs in the same stream are `skipped`, and counted by reason.
         """
+        if service.publisher is not None:
+            return await publish(service.publisher, request, "/v1/score")
         pipeline = service.running().pipeline
         with service.intake.turn():
             decoded, batch = await service.intake.score(pipeline, *await received(request), "/v1/score")
@@ -150,6 +205,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         tags=["events"],
         response_model=AuditResponse,
         openapi_extra=_events_body({"EventList": {"value": _EXAMPLE_LIST}}, ndjson=False),
+        responses=published,
     )
     async def audit(request: Request) -> Response:
         """Receive a batch from kube-apiserver's audit webhook.
@@ -157,18 +213,10 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         The answer says what was in it, and is sent when the batch is durable: its events are scored whatever happens then. Events
         that are sent again are recognised, by all they say, and are scored once.
         """
+        if service.publisher is not None:
+            return await publish(service.publisher, request, "/v1/audit")
         pipeline = service.running().pipeline
         with service.intake.turn():
             decoded = await service.intake.accept(pipeline, *await received(request), "/v1/audit")
         _note_source(service, request, "/v1/audit", decoded)
-        accepted, rejected, skipped = len(decoded.events), len(decoded.dead), sum(decoded.skipped.values())
-        answer: AuditResponse = {
-            "counts": {
-                "records": accepted + rejected + skipped,
-                "accepted": accepted,
-                "rejected": rejected,
-                "skipped": skipped,
-            },
-            "skipped": dict(decoded.skipped),
-        }
-        return _json(answer)
+        return _json(_counted(decoded))

@@ -1,4 +1,4 @@
-"""Whom a user or group can become, as a picture: from left to right in steps, the way to everything apart, what is alike as one box."""
+"""Whom a user or group can become, as a picture: in steps from left to right, with what is reached in the same way as one box."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
 from serving.rollout.loader import exceptions_of, make_engine, sibling
 from serving.schemas import clean
-from serving.scoring.dead_letters import BoundedDeadLetters
+from serving.scoring.dead_letters import DeadLetterStore
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine, Loaded
 from serving.scoring.rule_alerts import RuleFolders
@@ -49,7 +49,7 @@ class ClusterScorer:
         name: str,
         engine: Engine,
         metrics: Metrics,
-        dead_letters: BoundedDeadLetters,
+        dead_letters: DeadLetterStore,
         *,
         capacity: int,
         snapshot: Snapshot | None = None,
@@ -178,6 +178,9 @@ class ClusterFactory:
     Args:
         settings: of the worker.
         model: shared by all clusters.
+
+    Attributes:
+        model: of the clusters that are made from now on.
         claimer: names this process in the outboxes; unique among the workers.
     """
 
@@ -186,7 +189,7 @@ class ClusterFactory:
         settings: Settings,
         model: FleetModel,
         metrics: Metrics,
-        dead_letters: BoundedDeadLetters,
+        dead_letters: DeadLetterStore,
         claimer: str,
     ) -> None:
         self.model = model

@@ -28,6 +28,8 @@ _PRODUCER: dict[str, Any] = {
     "enable.idempotence": True,  # a batch that is sent again by the library is neither doubled nor moved behind a later one
     "compression.type": "zstd",
     "linger.ms": 5,
+    # As Java's producers choose: a cluster whose records come from several senders must be in one partition.
+    "partitioner": "murmur2_random",
     "message.timeout.ms": PUBLISH_SECONDS * 1000,
 }
 #: What the guarantees rest on; no property may change it.
@@ -68,6 +70,7 @@ _ONLY_PRODUCER = (
     "delivery.",
     "queue.buffering.",
     "retries",
+    "partitioner",
 )
 
 

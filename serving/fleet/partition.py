@@ -16,7 +16,8 @@ from data.visible_text import visible
 from serving.fleet.checkpoints import Checkpoint, Checkpoints
 from serving.fleet.cluster import ClusterFactory, ClusterScorer
 from serving.fleet.records import LogRecord, cluster_of, decode_records
-from serving.scoring.dead_letters import BoundedDeadLetters
+from serving.scoring.dead_letters import DeadLetterStore
+from serving.scoring.engine import EventScorer
 from serving.scoring.quarantine import ends_process
 from serving.scoring.snapshots import Snapshot, SnapshotError
 from serving.settings import Settings
@@ -47,7 +48,7 @@ class WorkerParts:
     clusters: ClusterFactory
     metrics: Metrics
     figures: WorkerMetrics
-    dead_letters: BoundedDeadLetters
+    dead_letters: DeadLetterStore
     writers: Executor
 
 
@@ -139,8 +140,10 @@ class PartitionScorer:
         if self.trouble or not records:
             self._waiting = records
             return
-        for part in [[record] for record in records] if self._careful else [records]:
-            self._take(part)
+        if self._careful:
+            self._take_carefully(records)
+        else:
+            self._take(records)
         if not self.trouble:
             self.position = records[-1].offset + 1
         else:
@@ -148,6 +151,11 @@ class PartitionScorer:
         self._parts.figures.scored(self.number, len(records))
 
     def _take(self, records: Sequence[LogRecord]) -> None:
+        for name, found in self._by_cluster(records).items():
+            self._score(name, list(self._chunks(found)))
+
+    def _by_cluster(self, records: Sequence[LogRecord]) -> dict[str, list[LogRecord]]:
+        """Records by the cluster that they are of; those of none become dead letters."""
         of_cluster: dict[str, list[LogRecord]] = {}
         listed = self._parts.settings.worker.clusters
         for record in records:
@@ -158,11 +166,7 @@ class PartitionScorer:
                 )
             else:
                 of_cluster.setdefault(name, []).append(record)
-        for name, found in of_cluster.items():
-            if self._careful and self._ends_process(name, found):
-                self._set_aside(found)
-            else:
-                self._score(name, list(self._chunks(found)))
+        return of_cluster
 
     def _chunks(self, records: Sequence[LogRecord]) -> Iterator[Sequence[AuditEvent]]:
         """The events of records of one cluster, as they are scored together."""
@@ -252,26 +256,42 @@ class PartitionScorer:
         shown = {"partition": self.number, "offset": offset, "reason": visible(letter.reason)}
         _log.warning("a record cannot be read", extra=shown)
 
-    def _ends_process(self, name: str, records: Sequence[LogRecord]) -> bool:
-        if name in self._stuck:
-            return False
-        try:
-            detector = self._cluster(name).engine.detector
-        except SnapshotError:
-            raise
-        except KubehabitError:  # the scoring will say so
-            return False
-        most = self._parts.settings.limits.decompressed_bytes
-        return ends_process(lambda: [detector.score(part.events) for part in decode_records(records, most)])
-
-    def _set_aside(self, records: Sequence[LogRecord]) -> None:
-        for record in records:
-            _log.error(
-                "a record ends the process and is not scored",
-                extra={"partition": self.number, "offset": record.offset},
-            )
-            self._bury(record.offset, DeadLetter(1, "scoring it ends the process", record.value))
+    def _take_carefully(self, records: Sequence[LogRecord]) -> None:
+        """Score records after a trial in a copy of the process; of those that end it, each half, down to the one at fault."""
+        if not self._ends_process(records):
+            self._take(records)
+        elif len(records) > 1:
+            middle = len(records) // 2
+            self._take_carefully(records[:middle])
+            self._take_carefully(records[middle:])
+        else:
+            shown = {"partition": self.number, "offset": records[0].offset}
+            _log.error("a record ends the process and is not scored", extra=shown)
+            self._bury(records[0].offset, DeadLetter(1, "scoring it ends the process", records[0].value))
             self._parts.figures.set_aside()
+
+    def _ends_process(self, records: Sequence[LogRecord]) -> bool:
+        most = self._parts.settings.limits.decompressed_bytes
+        trials: list[tuple[EventScorer, list[LogRecord]]] = []
+        of_cluster: dict[str, list[LogRecord]] = {}
+        for record in records:
+            if (name := cluster_of(record)) is not None:
+                of_cluster.setdefault(name, []).append(record)
+        for name, found in of_cluster.items():
+            try:
+                if name not in self._stuck:
+                    trials.append((self._cluster(name).engine.detector, found))
+            except SnapshotError:
+                raise
+            except KubehabitError as error:  # the scoring will say so
+                _log.debug("a trial without a cluster", extra={"reason": str(error)})
+
+        def run() -> None:
+            for detector, tried in trials:
+                for part in decode_records(tried, most):
+                    detector.score(part.events)
+
+        return ends_process(run)
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
@@ -299,7 +319,7 @@ class PartitionScorer:
         if not changed and position == before.offset:
             self._postpone()
             return
-        if not all(cluster.is_stored() for cluster in changed):
+        if not all(cluster.is_stored() for cluster in changed) or not self._parts.dead_letters.is_kept():
             self._parts.figures.checkpoint("postponed")
             self._due = time.monotonic() + 1.0
             return
@@ -346,6 +366,21 @@ class PartitionScorer:
                 del self._clusters[name]
                 cluster.close()
                 excess -= 1
+
+    def renew(self) -> bool:
+        """Let all clusters go on with the factory's model, which may be another one by now; False if that has to wait.
+
+        What is known of each cluster is fitted to the model when it is loaded again from its snapshot.
+        """
+        if self.position is None or not self._began:
+            return True  # nothing is in memory
+        self.finish()
+        if self._writing is not None or self.trouble or any(one.changed for one in self._clusters.values()):
+            return False
+        committable = self.committable
+        self._drop()
+        self.committable = committable
+        return True
 
     def clear(self) -> None:
         """Delete old checkpoints, beside the scoring; to be called when Kafka has confirmed that the partition is still ours."""

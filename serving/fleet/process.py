@@ -15,7 +15,9 @@ from types import FrameType
 
 from data.errors import KubehabitError
 from serving.alerts.explain.explainer import Explainer
+from serving.fleet.champion import Champion
 from serving.fleet.cluster import ClusterFactory, FleetModel
+from serving.fleet.dead_letter_topic import DeadLetterTopic
 from serving.fleet.health import HealthServer
 from serving.fleet.partition import WorkerParts
 from serving.fleet.state_files import open_state
@@ -103,8 +105,7 @@ def work(
             metrics.render,
         )
         open_parts.callback(health.close)
-        dead = settings.dead_letters
-        letters = BoundedDeadLetters(dead.resolved_path, int(dead.max_mb * (1 << 20)))
+        letters = _dead_letters(settings)
         open_parts.callback(letters.close)
         model = load()
         metrics.served(model.loaded.model)
@@ -117,13 +118,23 @@ def work(
             letters,
             threads,
         )
-        worker = FleetWorker(parts, open_state(settings.worker.state_url))
+        champion = Champion(settings, model, metrics)
+        worker = FleetWorker(parts, open_state(settings.worker.state_url), champion)
+        champion.start()
+        open_parts.callback(champion.close)
         trimmer = Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS)
         trimmer.start()
         open_parts.callback(trimmer.close)
         process.freeze_gc()
         begun(worker, f"http://{settings.worker.host}:{health.port}")
         worker.run(stop)
+
+
+def _dead_letters(settings: Settings) -> BoundedDeadLetters | DeadLetterTopic:
+    worker, file = settings.worker, settings.dead_letters
+    if worker.dead_letters is None or worker.source is None:
+        return BoundedDeadLetters(file.resolved_path, int(file.max_mb * (1 << 20)))
+    return DeadLetterTopic(worker.source, worker.dead_letters, settings.kafka.properties)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from data.errors import KubehabitError
+from serving.fleet.champion import Champion
 from serving.fleet.checkpoints import Checkpoints
 from serving.fleet.kafka import KafkaError, broker_and_topic, make_consumer
 from serving.fleet.partition import PartitionScorer, WorkerParts
@@ -44,6 +45,7 @@ class FleetWorker:
     Args:
         parts: what the partitions share.
         files: where the checkpoints are.
+        champion: follows the registry.
 
     Attributes:
         parts: as given.
@@ -52,7 +54,7 @@ class FleetWorker:
         KafkaError: the consumer cannot be made.
     """
 
-    def __init__(self, parts: WorkerParts, files: StateFiles) -> None:
+    def __init__(self, parts: WorkerParts, files: StateFiles, champion: Champion) -> None:
         from confluent_kafka import KafkaException, TopicPartition
 
         settings = parts.settings
@@ -66,6 +68,8 @@ class FleetWorker:
         self._topic = broker_and_topic(source)[1]
         self.parts = parts
         self._files = files
+        self._champion = champion
+        self._outdated: set[int] = set()
         self._partitions: dict[int, PartitionScorer] = {}
         self._taken: dict[int, list[LogRecord]] = {}
         self._retried = self._stepped = time.monotonic()
@@ -104,10 +108,21 @@ class FleetWorker:
         if time.monotonic() >= self._retried + _RETRY_SECONDS:
             self._retried = time.monotonic()
             self._retry()
+        self._renew()
         for partition in self._partitions.values():
             partition.look_after()
             if partition.committable is not None:
                 self._commit(partition)
+
+    def _renew(self) -> None:
+        """Hand a new champion to the clusters, partition by partition."""
+        if (model := self._champion.pop()) is not None:
+            self.parts.clusters.model = model
+            self.parts.metrics.served(model.loaded.model)
+            self._outdated = set(self._partitions)
+        for number in list(self._outdated):
+            if number not in self._partitions or self._partitions[number].renew():
+                self._outdated.discard(number)
 
     def _take(self) -> None:
         """Take records until there are enough, or no more for the moment; rebalances happen meanwhile."""
@@ -134,8 +149,8 @@ class FleetWorker:
         self._trouble = ""
         encoding = ""
         for header in list(message.headers() or ()):
-            name, content = header[0], header[1]
-            if isinstance(name, str) and name.lower() == ENCODING and isinstance(content, bytes):
+            name, content = str(header[0]), header[1]
+            if name.lower() == ENCODING and isinstance(content, bytes):
                 encoding = content.decode("ascii", "replace")
         key, value = message.key(), message.value()
         key = key.encode() if isinstance(key, str) else key

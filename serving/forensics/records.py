@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -229,8 +229,8 @@ def record_of(
         shown, redactions = _TOO_LONG.decode(), redactions + 1
     user = more.user or _RecordedUser()
     extra, notes = user.extra or {}, more.annotations or {}
-    # JSON holds neither NUL nor a surrogate without an escape.
-    clean = _clean if b"\\u" in raw else _cut
+    # JSON holds neither NUL nor a surrogate without an escape, and no text of it is longer than it is.
+    clean: Callable[[str], str] = _clean if b"\\u" in raw else _cut if len(raw) > _MAX_COLUMN // 2 else str
     ref = event.objectRef or _NO_OBJECT
     decision = event.annotations.outcome if event.annotations is not None else ""
     actor = identity.actor(event.user, event.impersonatedUser, event.annotations)

@@ -56,10 +56,11 @@ _BODY_SIGN = compile_bytes(
     r"""(?:bearer|token|authorization|cookie)"|\\u00|(?:api|access|private)[-_]?key|connection[-_]?string"""
 )
 # What an event with a body holds; letters of a name may be escaped.
-_BODY_NAMES = (
-    b'equestObject"', b'esponseObject"', b'"protoPayload"', b"\\u004", b"\\u005", b"\\u006", b"\\u007",
-)  # fmt: skip
-_BODY_NAME = compile_bytes("|".join(re.escape(name.decode()) for name in _BODY_NAMES))
+_PLAIN_NAMES = (b'equestObject"', b'esponseObject"', b'"protoPayload"')
+#: A letter of a name may stand as an escape, all of which begin like this.
+_ESCAPE = b"\\u00"
+_ESCAPED_NAMES = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
+_BODY_NAME = compile_bytes("|".join(re.escape(name.decode()) for name in (*_PLAIN_NAMES, *_ESCAPED_NAMES)))
 # Bytes from which on one pass for all is faster, whatever they are.
 _LONG = 32 << 10
 # Where escaped quotes are masked.
@@ -135,7 +136,9 @@ def redact(raw: bytes) -> Redacted:
 def _may_have_body(raw: bytes) -> bool:
     if len(raw) >= _LONG:
         return _BODY_NAME.search(raw) is not None
-    return any(name in raw for name in _BODY_NAMES)
+    return any(name in raw for name in _PLAIN_NAMES) or (
+        _ESCAPE in raw and any(name in raw for name in _ESCAPED_NAMES)
+    )
 
 
 def _without_bodies(raw: bytes) -> Redacted:

@@ -56,7 +56,16 @@ class _EventBatch:
     time: npt.NDArray[np.int64]
     first: int
     last: int
-    packed: list[bytes]
+    packed: (
+        bytes  # one behind the other: thousands of small objects would leave holes in the heap when they go
+    )
+    ends: npt.NDArray[np.int64]  # of each in `packed`
+
+    def event(self, row: int) -> RecentEvent:
+        """One of the actions."""
+        begin = int(self.ends[row - 1]) if row else 0
+        acted = _unpack(memoryview(self.packed)[begin : int(self.ends[row])])
+        return RecentEvent._make((*acted, int(self.time[row])))
 
 
 class RecentEvents:
@@ -78,8 +87,9 @@ class RecentEvents:
             return
         acted = events if count == len(events) else [events[index] for index in scores.event.tolist()]
         packed = list(map(_pack, map(_ACTED, acted)))
-        time = scores.time.astype(np.int64)
-        self._parts.append(_EventBatch(scores.principal, time, int(time.min()), int(time.max()), packed))
+        time, ends = scores.time.astype(np.int64), np.cumsum([*map(len, packed)])
+        part = _EventBatch(scores.principal, time, int(time.min()), int(time.max()), b"".join(packed), ends)
+        self._parts.append(part)
         self._held += count
         while self._held - len(self._parts[0].principal) >= self._capacity:
             self._held -= len(self._parts.popleft().principal)
@@ -87,7 +97,7 @@ class RecentEvents:
     def of_principal(self, principal: str, since: int, until: int) -> list[RecentEvent]:
         """Actions of a principal in a span of time (microseconds, both ends included), oldest first."""
         found = [
-            RecentEvent._make((*_unpack(part.packed[row]), int(part.time[row])))
+            part.event(row)
             for part in self._parts
             if part.last >= since and part.first <= until and principal in part.principal
             for row, name in enumerate(part.principal)

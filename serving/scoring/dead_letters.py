@@ -6,11 +6,22 @@ import logging
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from data.events.audit_event import DeadLetter
 from data.events.reader import DeadLetterFile
 
 _log = logging.getLogger("kubehabit.dead_letters")
+
+
+class DeadLetterStore(Protocol):
+    """Where dead letters go."""
+
+    def add_all(self, source: str, letters: Iterable[DeadLetter]) -> None:
+        """Keep letters; never raises."""
+
+    def is_kept(self) -> bool:
+        """Whether all letters so far are where they outlive this process."""
 
 
 class BoundedDeadLetters:
@@ -41,6 +52,10 @@ class BoundedDeadLetters:
             self._path.touch(mode=0o600)
             self._file = DeadLetterFile(self._path)
         return self._file
+
+    def is_kept(self) -> bool:
+        """True: each letter is written at once."""
+        return True
 
     def close(self) -> None:
         """Close the file."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 from data.events.audit_event import Decoded
 from data.events.decode import decode_body
@@ -20,6 +21,7 @@ from serving.settings import LimitSettings
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.tracing import carried, span
 
+_T = TypeVar("_T")
 #: Threads that decode bodies: more would wait for one another, decoding needs the interpreter.
 _THREADS = 2
 #: Bytes that are decoded sooner than a thread wakes up.
@@ -90,8 +92,23 @@ class Intake:
         return decoded
 
     async def _decoded(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, JournalRecord | None]:
+        """The events of a body, and its record for the journal if it has any."""
+
+        def keep(plain: bytes, decoded: Decoded) -> JournalRecord | None:
+            return record(source, body, encoding, plain) if decoded.events else None
+
+        return await self.decode(body, encoding, source, keep)
+
+    async def decode(
+        self, body: bytes, encoding: str, source: str, keep: Callable[[bytes, Decoded], _T]
+    ) -> tuple[Decoded, _T]:
+        """The events of a body, and what `keep` makes of it and its decompressed bytes, off the event loop.
+
+        Raises:
+            ProblemError: the body cannot be read.
+        """
         loop = asyncio.get_running_loop()
-        decode = partial(self._decode, body, encoding, source)
+        decode = partial(self._decode, body, encoding, keep)
         if len(body) <= _SMALL and not encoding:
             decoded, kept = decode()
         else:
@@ -103,12 +120,11 @@ class Intake:
             self._metrics.skipped(decoded.skipped)
         return decoded, kept
 
-    def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, JournalRecord | None]:
-        """The events of a body, and its record for the journal if it has any."""
+    def _decode(self, body: bytes, encoding: str, keep: Callable[[bytes, Decoded], _T]) -> tuple[Decoded, _T]:
         with span("decode", bytes=len(body)):
             plain = decompress(body, encoding, self._limits.decompressed_bytes)
             decoded = decode_body(plain)
-        return decoded, record(source, body, encoding, plain) if decoded.events else None
+        return decoded, keep(plain, decoded)
 
     def close(self) -> None:
         """Finish decoding."""

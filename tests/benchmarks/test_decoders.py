@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.decoders import BothDecoders, Weighing, markdown
+from benchmarks.decoders import BothDecoders, Weighing, evenly, likeliest_share, markdown
 from training.export import TorchModel
 from training.model import Autoencoder, ModelConfig
 
@@ -28,6 +28,21 @@ def test_a_weighing_gives_the_errors_of_the_product(share: float) -> None:
     assert both.shape == (6, 1, 4)
     found = Weighing("", np.full(2, share))(both[:, 0])
     np.testing.assert_allclose(found, nll[:, 0], atol=1e-5)
+
+
+def test_the_fitted_share_is_the_likeliest() -> None:
+    """Of 1,000 actions the first decoder foresees 700 and the second 300, in the second field the other way round."""
+    both = np.full((1000, 4), 6.0, np.float32)
+    both[:700, 0] = both[:300, 1] = 0.0
+    both[700:, 2] = both[300:, 3] = 0.0
+    assert likeliest_share(both, np.ones(1000)) == pytest.approx([0.7, 0.3], abs=0.01)
+    weight = np.where(np.arange(1000) < 700, 1.0, 0.0)
+    assert likeliest_share(both, weight)[0] == 0.75  # neither is ever silent
+
+
+def test_a_principal_counts_as_the_square_root_of_its_actions() -> None:
+    weight = evenly(["node"] * 4 + ["alice"])
+    assert weight[:4].sum() == pytest.approx(2 * weight[4])
 
 
 def test_the_table_names_each_place() -> None:

@@ -21,7 +21,7 @@ CHART = DEPLOY / "helm" / "kubehabit"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 VERSIONS = ["1.31", "1.32", "1.33", "1.34", "1.35", "1.36"]
 #: Groups whose schemas come with an operator, not with Kubernetes.
-OPERATORS = "monitoring.coreos.com/v1"
+OPERATORS = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1"}
 SMALLEST = ("--set", "access.tokensSecret=kubehabit-tokens")
 
 Document = dict[str, Any]
@@ -43,14 +43,18 @@ def documents(request: pytest.FixtureRequest) -> list[Document]:
     return rendered("--values", str(request.param))
 
 
-def of_kind(documents: list[Document], kind: str) -> Document:
-    (found,) = [document for document in documents if document["kind"] == kind]
-    return found
+def of_kind(documents: list[Document], kind: str, name: str = "kubehabit") -> Document:
+    """The document of the service itself, or of another name."""
+    found = [document for document in documents if document["kind"] == kind]
+    if len(found) > 1:
+        found = [document for document in found if document["metadata"]["name"] == name]
+    (one,) = found
+    return one
 
 
 def pods(documents: list[Document]) -> Iterator[Document]:
     for document in documents:
-        if document["kind"] == "StatefulSet":
+        if document["kind"] in ("StatefulSet", "Deployment"):
             yield document["spec"]["template"]["spec"]
         if document["kind"] == "CronJob":
             yield document["spec"]["jobTemplate"]["spec"]["template"]["spec"]
@@ -66,7 +70,7 @@ def test_helm_finds_no_fault(values: Path) -> None:
 def test_each_document_is_valid_in_each_supported_version(documents: list[Document], version: str) -> None:
     checked = 0
     for document in documents:
-        if document["apiVersion"] != OPERATORS:
+        if document["apiVersion"] not in OPERATORS:
             kubernetes_validate.validate(document, version, strict=True)
             checked += 1
     assert checked >= 4
@@ -79,9 +83,14 @@ def test_names_are_unique_and_selectors_meet_their_pods(documents: list[Document
     assert of_kind(documents, "Service")["spec"]["selector"].items() <= labels.items()
     assert of_kind(documents, "StatefulSet")["spec"]["selector"]["matchLabels"].items() <= labels.items()
     for document in documents:
-        if document["kind"] == "CronJob":  # or the Service would send it requests
-            job = document["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-            assert not of_kind(documents, "Service")["spec"]["selector"].items() <= job.items()
+        others = []  # or the Service would send them requests
+        if document["kind"] == "CronJob":
+            others = [document["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]]
+        if document["kind"] == "Deployment":
+            others = [document["spec"]["template"]["metadata"]["labels"]]
+            assert document["spec"]["selector"]["matchLabels"].items() <= others[0].items()
+        for other in others:
+            assert not of_kind(documents, "Service")["spec"]["selector"].items() <= other.items()
 
 
 def test_pods_are_within_the_profile_restricted_and_write_nowhere_but_on_volumes(
@@ -160,9 +169,50 @@ def test_the_retraining_calls_the_command_with_options_that_exist() -> None:
     assert "/etc/kubehabit/serve.yaml" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
+def test_workers_take_their_settings_and_answer_the_probes_where_they_are_asked(
+    documents: list[Document],
+) -> None:
+    if not any(document["kind"] == "Deployment" for document in documents):
+        assert not [document for document in documents if "worker" in document["metadata"]["name"]]
+        return
+    name = "kubehabit-worker"
+    settings = Settings.model_validate(
+        yaml.safe_load(of_kind(documents, "ConfigMap", name)["data"]["serve.yaml"])
+    )
+    (container,) = of_kind(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "worker"
+    assert settings.worker.source is not None
+    assert settings.worker.host == "0.0.0.0"
+    assert settings.worker.port == container["ports"][0]["containerPort"]
+    secrets = [one for one in container["env"] if one["name"] == "KUBEHABIT_TOKEN"]
+    assert secrets[0]["valueFrom"]["secretKeyRef"]["name"] == "kubehabit-scrape"
+    scaler = of_kind(documents, "ScaledObject")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == of_kind(documents, "Deployment")["metadata"]["name"]
+    assert "replicas" not in of_kind(documents, "Deployment")["spec"]
+    (trigger,) = scaler["triggers"]
+    assert trigger["metadata"]["consumerGroup"] == settings.worker.group
+    assert settings.worker.source.endswith("/" + trigger["metadata"]["topic"])
+
+
+def test_workers_are_scaled_by_the_load_of_their_processors_where_that_is_wanted() -> None:
+    documents = rendered(*WORKERS, "--set", "worker.tokenSecret=t,worker.autoscaling.enabled=true")
+    scaler = of_kind(documents, "HorizontalPodAutoscaler")
+    kubernetes_validate.validate(scaler, VERSIONS[-1], strict=True)
+    assert scaler["spec"]["scaleTargetRef"]["name"] == of_kind(documents, "Deployment")["metadata"]["name"]
+    assert "replicas" not in of_kind(documents, "Deployment")["spec"]
+
+
+WORKERS = (*SMALLEST, "--set", "worker.enabled=true")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
+        (WORKERS, "Name a Secret as worker.tokenSecret"),
+        (
+            (*WORKERS, "--set", "worker.tokenSecret=t", "--set", "worker.keda.enabled=true"),
+            "worker.keda needs bootstrapServers and topic",
+        ),
         ((), "Name a Secret as access.tokensSecret"),
         (("--set", "tls.clientCaSecret=ca"), "tls.clientCaSecret needs tls.secret"),
         ((*SMALLEST, "--set", "image.digest=sha256:1"), "image/digest"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
+from data.actions.sensitivity import HARMLESS
 from data.actions.vocabulary import SPECIALS, Vocabulary
 from data.errors import KubehabitError
 from detection.calibration import ActionFeatures, Calibration, Tail
@@ -190,6 +191,10 @@ def test_evidence_counts_as_far_as_harm_could_be_done() -> None:
     )
     assert harmless.novelty[0] == harmful.novelty[0]
     assert harmful.novelty_evidence[0] == pytest.approx(4 * harmless.novelty_evidence[0])
+    own_work = deeds(levels=new(traits=3), sensitivity=np.array([HARMLESS], np.int8))
+    weighed = fitted.weigh(nll(verb=30.0), own_work)
+    assert weighed.novelty[0] == harmful.novelty[0]
+    assert weighed.novelty_evidence[0] == weighed.error_evidence[0] == 0
 
 
 def test_little_evidence_does_not_add_up() -> None:

@@ -61,13 +61,13 @@ def test_one_poisoned_event_in_each_thousand_changes_no_verdict(
 ) -> None:
     log = tmp_path / "good.jsonl"
     log.write_bytes(b"\n".join(labelled_lines[: 2 * fuzz_poisoned.GOOD]) + b"\n")
-    figures = fuzz_poisoned.run(bundle, log, 4, seed=11)
+    figures = fuzz_poisoned.PoisonedLog(bundle, log, each=2, seed=11).run(4)
     assert (figures["tried"], figures["differed"], figures["failed"]) == (4, 0, 0)
     assert figures["compared"] > 4 * GOOD / 3
 
 
 def test_a_verdict_that_is_lost_or_another_is_counted() -> None:
     verdict = (1.0, 2.0, 3.0, False, 0, "none", "alice")
-    assert fuzz_poisoned.differences({"a": verdict}, {"a": verdict}) == 0
-    assert fuzz_poisoned.differences({"a": verdict, "b": verdict}, {"a": (1.1, *verdict[1:])}) == 2
-    assert fuzz_poisoned.differences({"a": verdict}, {"a": (*verdict[:3], True, *verdict[4:])}) == 1
+    assert fuzz_poisoned.differences({"a": verdict}, {"a": verdict}) == []
+    assert len(fuzz_poisoned.differences({"a": verdict, "b": verdict}, {"a": (1.1, *verdict[1:])})) == 2
+    assert len(fuzz_poisoned.differences({"a": verdict}, {"a": (*verdict[:3], True, *verdict[4:])})) == 1

@@ -121,6 +121,30 @@ def test_it_gives_no_familiarity_to_peers_nor_to_anybody(touchy: Bundle) -> None
     assert after.repeat.tolist() == [False]
 
 
+def test_flags_of_several_in_one_batch_give_what_they_give_one_by_one(touchy: Bundle) -> None:
+    users = [f"dev-{number}@example.com" for number in (7, 8, 9)]
+    lines = [
+        done(10 * turn + number, resource=resource, user=user)
+        for turn, resource in enumerate(("secrets", "configmaps", "secrets", "pods", "secrets"))
+        for number, user in enumerate(users)
+    ]
+    together, apart = Detector(touchy), Detector(touchy)
+    before = state(together)
+    with together.fork():
+        score(together, *lines)
+    assert state(together) == before
+    scores = score(together, *lines)
+    parts = [score(apart, line) for line in lines]
+    assert len({scores.principal[row] for row in scores.flagged.nonzero()[0]}) == len(users)
+    for column in ("flagged", "repeat", "own_actions", "novelty"):
+        assert getattr(scores, column).tolist() == [getattr(part, column)[0] for part in parts], column
+    assert scores.novelties == {row: part.novelties[0] for row, part in enumerate(parts) if part.novelties}
+    assert (counts(together), pack_records(together.probation.records())) == (
+        counts(apart),
+        pack_records(apart.probation.records()),
+    )
+
+
 def test_another_deed_with_something_of_it_is_no_repeat(touchy: Bundle) -> None:
     detector = Detector(touchy)
     score(detector, done(0))
@@ -285,8 +309,8 @@ def test_it_outlives_a_change_of_the_model_even_of_one_that_learned_it(touchy: B
 def test_who_does_ever_new_things_cannot_keep_the_judge_busy(
     nervous: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, compute = [], ActionJudge._compute
-    monkeypatch.setattr(ActionJudge, "_compute", lambda *given: passes.append(1) or compute(*given))
+    passes, weigh = [], ActionJudge._weigh
+    monkeypatch.setattr(ActionJudge, "_weigh", lambda *given: passes.append(1) or weigh(*given))
     monkeypatch.setattr("detection.probation.CLOSELY", 8)
     flood = [done(second, resource=f"kind-{second}") for second in range(60)]
     later = [done(HOUR, resource="kind-50"), done(HOUR + 60, resource="kind-0")]

@@ -206,7 +206,9 @@ def test_every_setting_says_what_is_wrong_with_a_value_of_another_kind(tmp_path:
     assert len(names) > 70
     file = tmp_path / "serve.yaml"
     for name, group in names.items():
-        wrong = ["a list"] if group is not None else {"a": "mapping"}
+        wrong: object = ["a list"] if group is not None else {"a": "mapping"}
+        if name == "kafka.properties":  # which is a mapping
+            wrong = "a text"
         file.write_text(yaml.safe_dump(_nested(name, wrong)))
         with pytest.raises(KubehabitError) as raised:
             load_settings(file)

@@ -2,6 +2,7 @@
 
 python -m tests.soak kills --count 1000 --report kills.json      SIGKILL at random moments; --resume continues a run
 python -m tests.soak fleet --count 50 --report fleet.json        SIGKILL of workers at random moments, on a Kafka in this process
+python -m tests.soak fleet-cpu --events 20000                    what an event costs one worker, and each of two
 python -m tests.soak faults --count 3 --report faults.json       each fault so many times, at random moments
 """
 
@@ -33,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kills", "faults", "memory", "fleet"))
+    parser.add_argument("what", choices=("kills", "faults", "memory", "fleet", "fleet-cpu"))
     parser.add_argument("--count", type=int, default=1000, help="SIGKILLs, runs of each fault, or hours")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="kinds of episodes, or names of faults, separated by commas")
@@ -50,7 +51,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="kubehabit-soak-", dir=chosen.folder))
     if chosen.what == "memory":
         return measure_memory(chosen, folder)
-    if chosen.what == "fleet":
+    if chosen.what.startswith("fleet"):
         return kill_workers(chosen, folder)
 
     def save(runs: list[dict[str, Any]]) -> None:
@@ -90,6 +91,10 @@ def kill_workers(chosen: argparse.Namespace, folder: Path) -> int:
     from tests.soak import fleet
 
     bundle = chosen.bundle or bundles_in(folder, None)["1"]
+    if chosen.what == "fleet-cpu":
+        print(json.dumps(fleet.processor_time(folder, bundle, chosen.events), indent=1))
+        shutil.rmtree(folder)
+        return 0
     run = fleet.campaign(folder, bundle, chosen.events, chosen.count, chosen.seed)
     text = json.dumps(fleet.to_dict(run), indent=1)
     if chosen.report is not None:

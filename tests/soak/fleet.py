@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from confluent_kafka import Consumer
 
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
@@ -37,8 +38,11 @@ _CLUSTERS = {1: "first", 2: "second"}
 _WORKERS = 2
 #: Of all kills, those of all workers at once.
 _BOTH = 0.2
-#: Seconds from one kill to the next, at most: until the dead are missed, and well into the work of who takes over.
+#: Of all kills, those that come within a few seconds after the one before.
+_SOON = 0.3
 _MOST_SECONDS = 4.0
+#: From one checkpoint to the next.
+_CHECKPOINT_SECONDS = 0.7
 #: Records that are not in a checkpoint yet; the mock cluster keeps no more than five megabytes.
 _MOST_AHEAD = 20_000
 _SLICE = 250
@@ -82,7 +86,7 @@ def campaign(folder: Path, bundle: Path, events: int, kills: int, seed: int) -> 
     settings = Settings(
         worker={"source": kafka.url(topic), "port": 0, "group": "soak"},
         kafka={"properties": {"session.timeout.ms": 1500, "heartbeat.interval.ms": 200}},
-        state={"snapshot_seconds": 0.7},
+        state={"snapshot_seconds": _CHECKPOINT_SECONDS},
         log={"level": "warning"},
     )
     began = time.monotonic()
@@ -113,19 +117,21 @@ def _kill_again_and_again(
     workers = [start() for _ in range(_WORKERS)]
     sent = 0
     while sent < len(lines) or run.kills < kills:
-        due = len(lines) * (run.kills + 1) // kills
-        until = time.monotonic() + chance.random() * _MOST_SECONDS
-        while time.monotonic() < until or sent < min(due, len(lines)):
-            behind = min(committed(observer, topic, number) for number in _CLUSTERS)
-            if sent >= min(due, len(lines)) or sent - behind > _MOST_AHEAD:
+        due = min(len(lines) * (run.kills + 1) // kills, len(lines))
+        # Some are killed soon, while they start or take over; most after a part of what they were given since the last kill.
+        soon = time.monotonic() + chance.random() * _MOST_SECONDS if chance.random() < _SOON else None
+        done = _done(observer, topic)
+        enough = chance.random() * (due - done)
+        while sent < due or (
+            _done(observer, topic) - done < enough if soon is None else time.monotonic() < soon
+        ):
+            if sent >= due or sent - _done(observer, topic) > _MOST_AHEAD:
                 time.sleep(0.05)
-                if sent - behind <= _MOST_AHEAD:
-                    continue
-                until = max(until, time.monotonic() + 0.1)
                 continue
             for number, cluster in _CLUSTERS.items():
                 kafka.send(topic, number, cluster, lines[sent : sent + _SLICE])
             sent = min(sent + _SLICE, len(lines))
+        time.sleep(chance.random() * _CHECKPOINT_SECONDS)
         victims = range(_WORKERS) if chance.random() < _BOTH else [chance.randrange(_WORKERS)]
         run.both += len(victims) > 1
         for number in victims:
@@ -137,6 +143,11 @@ def _kill_again_and_again(
         wait_for_commit(observer, topic, number, len(lines), deadline=300)
     for worker in workers:
         worker.stop()
+
+
+def _done(observer: Consumer, topic: str) -> int:
+    """Records of each cluster that are in checkpoints."""
+    return min(committed(observer, topic, number) for number in _CLUSTERS)
 
 
 def _write_verdicts(home: Path) -> None:
@@ -249,6 +260,37 @@ def _differences(expected: Alerts, found: Alerts) -> list[str]:
         *(f"more {name}" for name in found.keys() - expected.keys()),
         *differing[:5],
     ]
+
+
+def processor_time(folder: Path, bundle: Path, events: int) -> dict[str, float]:
+    """Milliseconds of processor time an event, start and checkpoints included: one worker for two clusters, and two for them."""
+    os.environ["KUBEHABIT_HOME"] = str(folder / "home")
+    settings = Settings()
+    model = FleetModel(
+        open_model(settings, bundle), Explainer.load(settings.explain_path), RuleFolders(settings.rules)
+    )
+    lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), events))
+    kafka, measured = MockKafka(), {}
+    for workers in (1, 2, 1, 2):
+        topic = kafka.topic()
+        for number, cluster in _CLUSTERS.items():
+            kafka.send(topic, number, cluster, lines)
+        os.environ["KUBEHABIT_HOME"] = str(folder / topic)
+        settings = Settings(
+            worker={"source": kafka.url(topic), "port": 0, "group": topic},
+            state={"snapshot_seconds": 5},
+            log={"level": "warning"},
+        )
+        running = [ForkedWorker(settings, model) for _ in range(workers)]
+        observer = kafka.observer(topic)
+        for number in _CLUSTERS:
+            wait_for_commit(observer, topic, number, len(lines), deadline=900)
+        used = sum(worker.stop() for worker in running)
+        name = f"{workers} worker{'s' * (workers > 1)}"
+        each = 1000 * used / (len(lines) * len(_CLUSTERS))
+        measured[name] = min(each, measured.get(name, each))
+        print(f"{name}: {each:.4f} ms an event", flush=True)
+    return measured | {"ratio": measured["2 workers"] / measured["1 worker"]}
 
 
 def to_dict(run: FleetRun) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""Memory of a service over many hours of a simulated cluster, as fast as it can score, and the size of every structure in it.
+"""Memory of a service over many hours of a simulated cluster, as fast as it can score, and what every structure in it holds.
 
-A simulated hour is scored, everything is waited for, free memory is given back as the service does, and then it is measured.
+A simulated hour is scored, everything is waited for, free memory is given back as the service does, and then it is measured:
+what the system counts, what the C library has given out and holds back, and the elements and bytes of each container, so that
+data that grows, caches that fill up, and a heap with holes in it can be kept apart.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import re
+import sys
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -33,7 +39,10 @@ _BATCH = 400
 _AN_HOUR = 6
 _ROOMS = ("serving.", "data.", "detection.")
 _CONTAINERS = (dict, list, set, deque, Counter)
+_PLAIN = (str, bytes, bytearray, int, float, complex, dict, list, tuple, set, frozenset, deque)
 _PATIENCE = 600.0
+#: Containers of less than this are not reported by their bytes.
+_LEAST_BYTES = 50_000
 
 
 def soak(bundle: Path, folder: Path, hours: float, principals: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -71,7 +80,9 @@ def soak(bundle: Path, folder: Path, hours: float, principals: int, seed: int) -
             "events": events,
             "seconds": round(time.process_time() - began, 1),
             "memory": _memory(),
+            "heap": heap(),
             "sizes": sizes_of(runtime),
+            "bytes": bytes_of(runtime),
         }
     service.close()
 
@@ -112,12 +123,90 @@ def _maintain(runtime: Runtime) -> None:
 
 
 def _memory() -> dict[str, float]:
-    """MB of this process: in all, without files that are mapped, and Python's own share of it."""
+    """MB of this process: in all, and without files that are mapped."""
     text = Path("/proc/self/status").read_text()
     resident, anonymous = (
         int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) / 1e3 for name in ("VmRSS", "RssAnon")
     )
     return {"resident": resident, "anonymous": anonymous}
+
+
+class _HeapState(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]  # fmt: skip
+
+
+def heap() -> dict[str, float]:
+    """MB given out by the C library, in its heap or mapped, and MB of holes in its heap; the same of Python's own arenas."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _HeapState
+    state = ask()
+    used, arenas = _arenas()
+    return {
+        "given out": (state.uordblks + state.hblkhd) / 1e6,
+        "holes": state.fordblks / 1e6,
+        "Python objects": used / 1e6,
+        "Python holes": (arenas - used) / 1e6,
+    }
+
+
+def _arenas() -> tuple[int, int]:
+    """Bytes of the objects in Python's arenas, and of these arenas; only written to standard error by the interpreter."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            sys._debugmallocstats()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        said = file.read().decode().replace(",", "")
+    used = re.search(r"# bytes in allocated blocks\s*=\s*(\d+)", said)
+    arenas = re.search(r"\d+ arenas \* \d+ bytes/arena\s*=\s*(\d+)", said)
+    assert used is not None
+    assert arenas is not None
+    return int(used[1]), int(arenas[1])
+
+
+def bytes_of(root: object) -> dict[str, int]:
+    """Bytes of every container that can be reached from an object, with the plain values in it: `Class.attribute` -> bytes."""
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    waiting = deque([root])
+    while waiting:
+        one = waiting.popleft()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        for name, value in _attributes(one):
+            key = f"{type(one).__name__}.{name}"
+            inner = [value]
+            while inner:
+                item = inner.pop()
+                if id(item) in seen:
+                    continue
+                if _is_ours(item) and not isinstance(item, tuple):
+                    waiting.append(item)
+                    continue
+                if isinstance(item, type) or callable(item):
+                    continue
+                seen.add(id(item))
+                if isinstance(item, np.ndarray):
+                    found[key] += item.nbytes
+                elif isinstance(item, _PLAIN):  # what others say of themselves is not always true
+                    found[key] += sys.getsizeof(item)
+                if isinstance(item, dict):
+                    inner += item.keys()
+                    inner += item.values()
+                elif isinstance(item, list | tuple | set | frozenset | deque):
+                    inner += item
+    return {name: size for name, size in found.items() if size >= _LEAST_BYTES}
 
 
 def sizes_of(root: object) -> dict[str, int]:
@@ -138,6 +227,8 @@ def sizes_of(root: object) -> dict[str, int]:
                 found[key] += len(value)
                 items = value.values() if hasattr(value, "values") else value
                 waiting.extend(item for item in list(items)[:1000] if _is_ours(item))
+            elif hasattr(value, "cache_info"):
+                found[key] += value.cache_info().currsize
             elif _is_ours(value):
                 waiting.append(value)
     return dict(found)

@@ -11,7 +11,6 @@ from data.actions import vocabulary
 from data.errors import KubehabitError
 from training import model as module
 from training.export import TorchModel, check_newest, check_parity, export, export_newest
-from training.mixture import likeliest_share
 from training.model import Autoencoder, ModelConfig, Scorer, field_nll, targets_at
 
 torch.set_num_threads(1)  # models this small only lose by waiting for each other
@@ -104,16 +103,8 @@ def test_the_error_is_that_of_the_mixture_of_both_decoders(model: Autoencoder, s
     torch.testing.assert_close((-nll).exp(), share * (-rebuilt).exp() + (1 - share) * (-predicted).exp())
 
 
-def test_the_share_of_a_mixture_is_the_likeliest(model: Autoencoder) -> None:
-    """Of 1,000 actions the first decoder foresees 700 and the second 300, in the second field the other way round."""
-    rebuilt = np.full((1000, 2), 6.0, np.float32)
-    rebuilt[:700, 0] = rebuilt[:300, 1] = 0.0
-    predicted = np.full((1000, 2), 6.0, np.float32)
-    predicted[700:, 0] = predicted[300:, 1] = 0.0
-    share = likeliest_share(rebuilt, predicted, np.ones(1000))
-    assert share == pytest.approx([0.7, 0.3], abs=0.01)
-    weight = np.where(np.arange(1000) < 700, 1.0, 0.0)
-    assert likeliest_share(rebuilt, predicted, weight)[0] == 0.75  # neither is ever silent
+def test_both_decoders_weigh_alike(model: Autoencoder) -> None:
+    assert model.rebuilt_share.tolist() == [0.5, 0.5, 0.5]
 
 
 def test_targets_count_back_from_the_newest() -> None:

@@ -21,7 +21,7 @@ from data.errors import BundleError, KubehabitError
 from data.paths import tracking_uri
 from detection.bundle import WEIGHTS, Bundle, seal
 from tests.conftest import ROOT, SMALL, Trained
-from training import checkpoints
+from training import checkpoints, warm_start
 from training.model import Autoencoder, ModelConfig
 from training.registry import download
 from training.train import _fit, parse, train
@@ -140,6 +140,19 @@ def test_a_warm_start_on_the_same_data_gives_the_champions_own_model(trained: Tr
     saved = weights_of(bundle, "models:/kubehabit@champion")
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), saved[name])
+
+
+def test_how_an_older_model_weighed_its_decoders_is_not_carried_over(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.load(trained.bundle)
+    saved = weights_of(bundle, "models:/kubehabit@champion")
+    fitted = {**saved, "rebuilt_share": np.full_like(saved["rebuilt_share"], 0.75)}
+    monkeypatch.setattr(warm_start, "weights_of", lambda *_: fitted)
+    model = Autoencoder(ModelConfig(**bundle.meta["model"]))
+    carried = start_from("models:/kubehabit@champion", model, load(trained.dataset))
+    assert carried.fresh == []
+    assert set(model.rebuilt_share.tolist()) == {0.5}
 
 
 def test_weights_that_were_changed_are_refused(trained: Trained, tmp_path: Path) -> None:

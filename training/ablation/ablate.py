@@ -36,17 +36,16 @@ from training.ablation.variants import AblateConfig, Ablated, Variant
 from training.calibrate import CalibrationConfig, HeldBack, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel
-from training.mixture import fit_mixture
 from training.train import ExperimentCLI, parse, quieten_lightning
 
 EXPERIMENT = "kubehabit-ablation"
 _ROOT = Path(__file__).resolve().parent.parent.parent
 #: Source files that decide what a trained variant makes of a log, once that is encoded.
-_TRAINS = tuple(f"training/{name}.py" for name in ("model", "module", "mixture", "datamodule"))
+_TRAINS = tuple(f"training/{name}.py" for name in ("model", "module", "datamodule"))
 #: Source files that decide a variant's figures. Directories are searched recursively.
 JUDGES = (
     *("data/**/*.py", "detection/**/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
-    *(f"training/{name}.py" for name in ("model", "module", "mixture", "datamodule", "calibrate")),
+    *(f"training/{name}.py" for name in ("model", "module", "datamodule", "calibrate")),
     *("training/stretch.py", "training/evaluation/*.py"),
     *(f"training/ablation/{name}.py" for name in ("variants", "constants", "exam", "ablate")),
 )
@@ -140,7 +139,6 @@ def _train(
     trainer.callbacks.append(step)  # type: ignore[attr-defined]
     trainer.fit(cli.model, datamodule=cli.datamodule)
     model = cli.model.model.eval().cpu()
-    fit_mixture(model, cli.datamodule.table)
     return TorchModel(model), cli.model.config.window
 
 

@@ -17,7 +17,6 @@ from detection.rarity import Rarity
 from training import bundle_writer, registry
 from training.calibrate import CalibrationResult, calibrate, calibration_config
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
-from training.mixture import fit_mixture
 from training.starter.pooling import pool
 from training.train import figures_of, parse, quieten_lightning
 from training.warm_start import parameters_of
@@ -75,7 +74,6 @@ def train_starter(
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         table: ActionTable = cli.datamodule.table
         model = cli.model.model.eval().cpu()
-        fit_mixture(model, table)
         settings = calibration_config(vars(cli.config.calibration))
         fitted = calibrate(table, TorchModel(model), cli.model.config.window, settings)
         onnx, newest = Path(scratch) / "model.onnx", Path(scratch) / "newest.onnx"

@@ -17,6 +17,13 @@ _STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*+\n(?=[ \t\r]*+\n))*+")
 _BRACES, _END_BRACES, _STRAY_ENDS = map(re.compile, (rb"\{*+", rb"\}*+", rb"[} \t\r]*+"))
 _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
+#: Objects that are far too small for a record of any format; those that touch are the damage of one.
+_TINY_OBJECT = rb'\{(?:[^"{}\[\]\n\\]|"[^"\n\\]{0,16}+"){0,16}+\}'
+_TOUCHING_TINY = re.compile(rb"(?:" + _TINY_OBJECT + rb")++")
+TINY = re.compile(rb"(?:[ \t\r]*+" + _TINY_OBJECT + rb")++")
+_TINY_BYTES = 32
+#: Bytes that are kept of them.
+_TINY_KEPT = 1024
 _KEYS = "|".join(UNWRAPPED).encode()
 _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
@@ -74,6 +81,8 @@ class Documents:
         self._after_brace = False  # only white space since the last brace: an object cannot follow
         self._previous = b"\n"  # the bracket or newline before
         self._found: list[tuple[int, bytes]] = []
+        self._tiny = b""  # objects that are no records, on one line
+        self._tiny_line = line
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Read more bytes; returns the (line, record) pairs that are complete."""
@@ -90,7 +99,9 @@ class Documents:
         """Say that no more comes; returns what is left, as a record that will be found unreadable."""
         self._scan(final=True)
         if not self.finished:
-            piece = self._buffer[self._at if self._start is None else self._start :]
+            is_stray = self._start is None
+            piece = self._buffer[self._at if is_stray else self._start :]
+            piece = piece.strip(b", \t\r\n") if is_stray else piece  # as `_stray` has it
             if piece.strip() and not self._dropping:
                 self._emit(piece)
             elif self._depth > 0 and not self._dropping:
@@ -102,12 +113,30 @@ class Documents:
         found, self._found = self._found, []
         return found
 
+    def _add(self, line: int, piece: bytes) -> None:
+        self._flush_tiny()
+        self._found.append((line, piece))
+
+    def _flush_tiny(self) -> None:
+        if self._tiny:
+            self._found.append((self._tiny_line, self._tiny))
+            self._tiny = b""
+
+    def _add_tiny(self, piece: bytes) -> None:
+        if not self._tiny:
+            self._tiny_line = self._start_line
+        self._tiny = (self._tiny + piece[:_TINY_KEPT])[:_TINY_KEPT]
+
     def _emit(self, piece: bytes) -> None:
+        if self._base == _OUTSIDE and len(piece) <= _TINY_BYTES and _TOUCHING_TINY.fullmatch(piece):
+            self._add_tiny(piece)
+            return
         if self._header is not None and len(piece) <= MAX_EVENT_BYTES:
             piece = self._header[0] + piece + self._header[1]
-        self._found.append((self._start_line, piece))
+        self._add(self._start_line, piece)
 
     def _finish(self, at: int) -> None:
+        self._flush_tiny()
         self.finished = True
         self.rest = self._buffer[at:]
         self._buffer = b""
@@ -167,6 +196,11 @@ class Documents:
                 return
             if touches or token == self._previous:
                 end = self._end_of_run(token, blank, end)
+            elif self._tiny and token == b"}" and self._start is None and self._depth == 0:
+                run = _TOUCHING_TINY.match(self._buffer, end)
+                if run is not None:
+                    self._add_tiny(run[0])
+                    end = run.end()
             self._previous = token
             self._at = end
         self._keep_bounded()
@@ -203,7 +237,7 @@ class Documents:
         """What stands where only records may: neither an object nor a list."""
         text = text.strip(b", \t\r\n")
         if text and self._start is None and self._depth == self._base:
-            self._found.append((self.line, text))
+            self._add(self.line, text)
 
     def _is_between(self) -> bool:
         return self._depth == 0 and self._base == _OUTSIDE and not self._one_line
@@ -218,6 +252,7 @@ class Documents:
 
     def _newline(self, at: int, end: int) -> None:
         """A line ends; between documents, one that does not open another is left to the reader of lines."""
+        self._flush_tiny()
         self.line += 1
         if self._one_line:
             self._close_record(at)
@@ -315,7 +350,7 @@ class Documents:
             self._dropping = True
         if len(self._buffer) - self._at > MAX_EVENT_BYTES:
             if self._start is None and not self._skipping:  # neither object nor list, and no end in sight
-                self._found.append((self.line, self._buffer[self._at : self._at + MAX_EVENT_BYTES + 1]))
+                self._add(self.line, self._buffer[self._at : self._at + MAX_EVENT_BYTES + 1])
             self._skipping = True
             self._at = len(self._buffer)
         keep = self._at if self._start is None or self._dropping else self._start

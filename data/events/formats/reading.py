@@ -39,6 +39,8 @@ _HINTS = (
     *(b"protoPayload", b"protopayload", b"logEvents", b'"ey', b'"ew', b'"H4sI', b'"W3', b'"Ww'),
 )
 _ANY_HINT = compile_bytes("|".join(re.escape(hint.decode()) for hint in _HINTS))
+#: Bytes of the smallest object that is more than unreadable: a line of a program's log in its wrapper. Lists may be empty.
+_LEAST_RECORD = 24
 #: Bytes from which on one pass for all hints is worth it: what does not hold any is looked at whole.
 _LONG = 32 << 10
 
@@ -187,6 +189,8 @@ class Reading:
 
     def enter(self, raw: bytes) -> bool:
         """Read a record that is no plain event; False if its format is unknown."""
+        if len(raw) < _LEAST_RECORD and raw[:1] == b"{" and b"[" not in raw:
+            return False
         if self._depth >= MAX_DEPTH:
             self.lost("not an audit event: envelopes nested too deep", raw)
             return True

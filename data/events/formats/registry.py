@@ -14,6 +14,7 @@ from data.events.formats.aks import AksRecord
 from data.events.formats.eks import EksExport, EksRecord
 from data.events.formats.event_list import UNWRAPPED, Lists
 from data.events.formats.gke import GkeEntry
+from data.events.formats.json_stream import TINY
 from data.events.formats.ocsf import OcsfActivity
 from data.events.formats.reading import Format, Limits, Reading
 from data.events.formats.text_lines import CriLine, NodeLine, TextLine
@@ -41,12 +42,20 @@ _COUNTED = 50
 
 
 def _objects(raw: bytes) -> list[bytes]:
-    """Objects that stand without a comma behind each other, cut apart."""
-    pieces, at = [], 0
-    for found in _BETWEEN.finditer(raw):
-        pieces.append(raw[at : found.start() + 1])
-        at = raw.index(b"{", found.start())
-    return [*pieces, raw[at:]]
+    """Objects that stand without a comma behind each other, cut apart; those too small to be records stay together."""
+    pieces: list[bytes] = []
+    at, last = 0, len(raw.rstrip())
+    while True:
+        tiny = TINY.match(raw, at)
+        found = None if tiny is not None else _BETWEEN.search(raw, at)
+        if tiny is not None and tiny.end() < last:
+            end = tiny.end()
+        elif found is not None:
+            end = raw.index(b"{", found.start())
+        else:
+            return [*pieces, raw[at:]]
+        pieces.append(raw[at:end].rstrip())
+        at = end
 
 
 def _members(raw: bytes) -> frozenset[str] | None:

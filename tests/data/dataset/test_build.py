@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.actions.encoder import ActionSettings
+from data.actions.encoder import ActionEncoder, ActionSettings
 from data.actions.fields import FIELDS, GAPS
-from data.actions.sensitivity import Sensitivity
+from data.actions.sensitivity import HARMLESS, Sensitivity
 from data.actions.vocabulary import HOUR_NEEDS_DAYS, MASK, PAD, SPECIALS, UNKNOWN, Vocabulary
 from data.dataset import parts
 from data.dataset.build import build
 from data.dataset.table import load
 from data.errors import KubehabitError
+from data.events.decode import decode_lines
 from data.paths import shipped
 from tests.conftest import ROOT, Trained
 from tests.data.samples import event
@@ -58,6 +59,17 @@ def test_the_split_is_by_time_and_windows_cover_every_action_once(trained: Train
     fit, held_back = table.windows["train"][:, 0], table.windows["calibration"][:, 0]
     assert table.time[fit].max() < table.time[held_back].min()
     assert sorted([*fit.tolist(), *held_back.tolist()]) == list(range(len(table.tokens)))
+
+
+def test_own_work_counts_for_nothing_in_a_dataset_as_in_the_detector(
+    trained: Trained, normal_lines: list[bytes]
+) -> None:
+    table = load(trained.dataset)
+    encoder = ActionEncoder(table.settings)
+    batch = encoder.encode(decode_lines(normal_lines).events)
+    levels = Sensitivity(table.rules).levels(batch, encoder)
+    assert table.sensitivity[np.argsort(table.arrival)].tolist() == levels.tolist()
+    assert np.flatnonzero(levels == HARMLESS).tolist() == sorted(batch.own_work) != []
 
 
 def test_a_window_never_reaches_into_another_principal(trained: Trained) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,23 @@ def test_clusters_beyond_those_in_memory_go_on_from_their_snapshots(
             assert partition.scorer.clusters == 1
     assert partition.alerts() == expected
     partition.scorer.close()
+
+
+def test_a_new_champion_goes_on_with_what_is_known(
+    partition: LonePartition, model: FleetModel, lines: list[bytes], expected: Alerts
+) -> None:
+    """It is the same model under another version: what it raises must be the same, too."""
+    partition.score(lines[:500])
+    info = model.loaded.model.model_copy(update={"version": "8"})
+    partition.factory.model = replace(model, loaded=replace(model.loaded, model=info))
+    assert partition.scorer.renew()
+    assert partition.scorer.clusters == 0
+    partition.score(lines[500:])
+    found = partition.alerts()
+    assert {alert["model"]["version"] for alert in found.values()} == {"-", "8"}
+    assert {name: alert | {"model": None} for name, alert in found.items()} == {
+        name: alert | {"model": None} for name, alert in expected.items()
+    }
 
 
 def test_a_topic_that_was_made_again_is_scored_from_its_beginning_and_lost_records_are_counted(

@@ -33,6 +33,18 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- toYaml (mergeOverwrite (deepCopy .Values.settings) $own) -}}
 {{- end -}}
 
+{{- define "kubehabit.workerSelector" -}}
+app.kubernetes.io/name: kubehabit-worker
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* serve.yaml of the workers. */}}
+{{- define "kubehabit.workerSettings" -}}
+{{- $own := dict "worker" (dict "host" "0.0.0.0" "port" 8647) -}}
+{{- with .Values.signing.modelKeySecret -}}{{- $_ := set $own "model" (dict "public_key" "/etc/kubehabit/model-key/public.pem") -}}{{- end -}}
+{{- toYaml (mergeOverwrite (deepCopy .Values.settings) (deepCopy .Values.worker.settings) $own) -}}
+{{- end -}}
+
 {{/* What Pod Security's profile "restricted" asks for, and a file system that cannot be written to. */}}
 {{- define "kubehabit.podSecurity" -}}
 runAsNonRoot: true

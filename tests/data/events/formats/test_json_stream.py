@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from data.events.decode import decode_body
@@ -43,6 +45,21 @@ def test_a_record_nested_deeply_ends_where_it_is_closed() -> None:
         assert [record for _, record in cut(data, size)] == [data[: data.index(EVENT)], EVENT]
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000, 100_000])
+def test_objects_too_small_for_a_record_that_touch_are_the_damage_of_one(size: int) -> None:
+    """Half a million of two bytes each took seconds for a megabyte, and each became a dead letter."""
+    tiny = b'{"a":1}{} {"}{":"{"}' * 5_000
+    first, last = audit_event("a").replace(b"{", b"{\n", 1), audit_event("b")
+    assert [record for _, record in cut(first + tiny + last + b"\n", size)] == [
+        first,
+        tiny.replace(b" ", b"")[:1024],
+        last,
+    ]
+    found = decode_body(tiny + audit_event("a") + tiny + audit_event("b") + b"\n")
+    assert [event.auditID for event in found.events] == ["a", "b"]
+    assert [letter.raw for letter in found.dead] == [tiny, tiny]
+
+
 def audit_event(name: str) -> bytes:
     return (
         b'{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"%b","stage":"ResponseComplete","verb":"create",'
@@ -61,3 +78,28 @@ def test_a_record_that_is_cut_off_at_a_list_in_its_body_opens_no_document() -> N
     found = decode_body(cut_off + b"\n" + audit_event("whole") + b"\n")
     assert [event.auditID for event in found.events] == ["whole"]
     assert [letter.raw for letter in found.dead] == [cut_off]
+
+
+def test_where_the_bytes_are_cut_changes_nothing() -> None:
+    parts = [
+        b"{}",
+        b'{"a":1}',
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b"\n",
+        b" ",
+        b",",
+        b"\\",
+        b"x",
+        b'{"a":{}}',
+        b"\r",
+        b'{"items":[',
+    ]
+    chance = random.Random(7)
+    for _ in range(400):
+        data = b"{\n" + b"".join(chance.choices(parts, k=chance.randint(1, 25)))
+        whole = cut(data, len(data))
+        assert [cut(data, size) for size in (1, 2, 5)] == [whole] * 3, data
