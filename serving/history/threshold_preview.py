@@ -287,8 +287,8 @@ class Previewer:
         rows = rows[np.isin(rows[:, 3], usable)]
         rows = rows[np.argsort(rows[:, 0])]
         ids, principal = np.unique(rows[:, 1].astype(np.int64), return_inverse=True)
-        found = self._reader.rows(f"SELECT id, name FROM principals WHERE id IN ({near})", span)
-        names: dict[int, str] = {row[0]: row[1] for row in found}
+        query = f"SELECT id, name FROM principals WHERE id IN ({near})"
+        names = {row["id"]: row["name"] for row in self._reader.rows(query, span)}
         judge, person = rows[:, 3].astype(np.int64), rows[:, 4].astype(np.int64)
         _, first = np.unique(judge, return_index=True)
         limits: list[tuple[float, ...]] = [()] * (2 * max(judges, default=0) + 2)
