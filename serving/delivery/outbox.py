@@ -45,11 +45,17 @@ def now() -> datetime:
 
 
 class Outbox:
-    """Entries of all sinks; `claimer` is unique among the processes that work off the same outbox."""
+    """Entries of all sinks; `claimer` is unique among the processes that work off the same outbox.
 
-    def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "") -> None:
+    `cluster` is the name of the one that the alerts are of, where there are several.
+    """
+
+    def __init__(
+        self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "", cluster: str = ""
+    ) -> None:
         self._store = store
         self._sinks = tuple(sinks)
+        self._cluster = cluster
         self._me = claimer or uuid.uuid4().hex
 
     def note(self, writer: Writer, number: int, alert: Alert) -> None:
@@ -102,7 +108,7 @@ class Outbox:
             )
             alert = read_alert(connection, row.alert)
         severity = None if row.severity is None else SEVERITIES[row.severity]
-        return OutboxEntry(row.position, row.alert, Update(alert, severity, moment))
+        return OutboxEntry(row.position, row.alert, Update(alert, severity, moment, self._cluster))
 
     def release(self) -> None:
         """Give up all claims of this process, so that the next one can send at once."""

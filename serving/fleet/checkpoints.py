@@ -145,7 +145,7 @@ class Checkpoints:
             content = io.BytesIO()
             make().write(content)
             self._files.write(clusters[cluster], content.getvalue())
-            size += content.tell()
+            size += len(content.getvalue())
         made = msgspec.structs.replace(checkpoint, clusters=clusters)
         name = self.name(made)
         self._refused.discard(name)

@@ -205,7 +205,7 @@ class ClusterFactory:
         store = AlertStore.from_settings(settings.store, settings.store.of_cluster(name))
         try:
             store.attach(self._metrics.store_error)
-            outbox = Outbox(store, settings.sinks, self._claimer) if settings.sinks else None
+            outbox = Outbox(store, settings.sinks, self._claimer, name) if settings.sinks else None
             roles = settings.authorization
             if roles.snapshot is not None:
                 path = type(roles.snapshot)(str(roles.snapshot).replace("{cluster}", name))

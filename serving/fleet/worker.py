@@ -73,6 +73,7 @@ class FleetWorker:
         self._partitions: dict[int, PartitionScorer] = {}
         self._taken: dict[int, list[LogRecord]] = {}
         self._retried = self._stepped = time.monotonic()
+        self._commit_after = 0.0
         self._joined = False
         self._trouble = ""
         self._consumer: Consumer = make_consumer(
@@ -111,7 +112,7 @@ class FleetWorker:
         self._renew()
         for partition in self._partitions.values():
             partition.look_after()
-            if partition.committable is not None:
+            if partition.committable is not None and self._stepped >= self._commit_after:
                 self._commit(partition)
 
     def _renew(self) -> None:
@@ -207,6 +208,8 @@ class FleetWorker:
         except self._failure as error:
             shown = {"partition": partition.number, "reason": error.args[0].str()}
             _log.warning("an offset cannot be committed now", extra=shown)
+            partition.committable = offset  # tried again, for lag is read from it
+            self._commit_after = time.monotonic() + _RETRY_SECONDS
         else:
             partition.clear()
 

@@ -28,15 +28,20 @@ class DeliveryRefusedError(Exception):
 class Update:
     """The current state of an alert, with its first 1,000 audit IDs, and the severity last sent to this sink, if any.
 
+    Where there are several clusters, its sentence begins with the name of its own.
+
     Every text in it is visible: what a client chose must forge nothing at a receiver, whatever the alert was made from.
     """
 
     alert: Alert
     sent_severity: str | None
     moment: datetime
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         shown = Alert.model_validate(_shown(self.alert.model_dump()))
+        if self.cluster:
+            shown.sentence = f"[{self.cluster}] {shown.sentence}"
         object.__setattr__(self, "alert", shown)  # the class is frozen
 
     @property
@@ -50,9 +55,13 @@ class Update:
         return "raised" if self.sent_severity is None else "grown"
 
     def document(self) -> dict[str, Any]:
-        """The form of the sinks file and stdout: `key` identifies repeats, `alert` is that of `GET /v1/alerts/{id}`."""
+        """The form of the sinks file and stdout: `key` identifies repeats, `alert` is that of `GET /v1/alerts/{id}`.
+
+        `cluster` is there where there are several.
+        """
         alert = self.alert.model_dump(mode="json", by_alias=True)
-        return {"key": self.key, "change": self.change, "alert": alert}
+        named = {"cluster": self.cluster} if self.cluster else {}
+        return {"key": self.key, "change": self.change, **named, "alert": alert}
 
 
 def _shown(value: Any) -> Any:

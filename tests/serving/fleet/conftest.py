@@ -22,11 +22,15 @@ def kafka() -> MockKafka:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, explainer: Explainer) -> FleetModel:
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return bundles_in(tmp_path_factory.mktemp("bundles"), None)
+
+
+@pytest.fixture(scope="session")
+def model(bundles: dict[str, Path], explainer: Explainer) -> FleetModel:
     """Small and easily surprised. It scores nothing itself: each cluster has a detector of its own."""
     settings = Settings()
-    bundle = bundles_in(tmp_path_factory.mktemp("bundles"), None)["1"]
-    return FleetModel(open_model(settings, bundle), explainer, RuleFolders(settings.rules))
+    return FleetModel(open_model(settings, bundles["1"]), explainer, RuleFolders(settings.rules))
 
 
 @pytest.fixture(scope="session")

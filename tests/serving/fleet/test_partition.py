@@ -15,7 +15,9 @@ import pytest
 from detection.detector import Detector
 from serving.fleet.cluster import FleetModel
 from serving.fleet.records import LogRecord
+from serving.rollout.loader import open_model
 from serving.scoring.snapshots import SnapshotError
+from serving.settings import Settings
 from serving.storage.database import AlertStore, StoreError
 from tests.serving.fleet.fleets import Alerts, LonePartition, figure
 
@@ -190,12 +192,17 @@ def test_clusters_beyond_those_in_memory_go_on_from_their_snapshots(
 
 
 def test_a_new_champion_goes_on_with_what_is_known(
-    partition: LonePartition, model: FleetModel, lines: list[bytes], expected: Alerts
+    partition: LonePartition,
+    model: FleetModel,
+    bundles: dict[str, Path],
+    lines: list[bytes],
+    expected: Alerts,
 ) -> None:
-    """It is the same model under another version: what it raises must be the same, too."""
+    """It judges as the one before, under another checksum: what is raised must be the same, too."""
     partition.score(lines[:500])
-    info = model.loaded.model.model_copy(update={"version": "8"})
-    partition.factory.model = replace(model, loaded=replace(model.loaded, model=info))
+    loaded = open_model(Settings(), bundles["2"])
+    loaded = replace(loaded, model=loaded.model.model_copy(update={"version": "8"}))
+    partition.factory.model = replace(model, loaded=loaded)
     assert partition.scorer.renew()
     assert partition.scorer.clusters == 0
     partition.score(lines[500:])

@@ -633,3 +633,11 @@ def test_an_unavailable_receiver_is_reported_without_its_address(explainer: Expl
         send(an_alert(explainer), type="slack", url="http://127.0.0.1:9/services/secret-part")
     assert "secret-part" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+def test_where_there_are_several_clusters_each_alert_says_of_which_it_is(explainer: Explainer) -> None:
+    update = an_alert(explainer)
+    of_cluster = Update(update.alert, None, NOW, "prod-eu")
+    assert of_cluster.alert.sentence == f"[prod-eu] {update.alert.sentence}"
+    assert of_cluster.document()["cluster"] == "prod-eu"
+    assert "cluster" not in update.document()
