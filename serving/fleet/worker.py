@@ -37,6 +37,9 @@ _BEGIN_SECONDS = 60.0
 #: Without a step for so long, a worker counts as stuck. Writing the last checkpoint may take a while.
 _STUCK_SECONDS = 120.0
 _WRITERS = 2
+#: Between two looks at partitions that brought no record since; and for which Kafka is waited for then.
+_SILENT_SECONDS = 30.0
+_ASK_SECONDS = 2.0
 
 
 class FleetWorker:
@@ -74,6 +77,8 @@ class FleetWorker:
         self._taken: dict[int, list[LogRecord]] = {}
         self._retried = self._stepped = time.monotonic()
         self._commit_after = 0.0
+        self._looked = time.monotonic()
+        self._silent_at: dict[int, int | None] = {}  # position of each partition at the last look
         self._joined = False
         self._trouble = ""
         self._consumer: Consumer = make_consumer(
@@ -109,6 +114,9 @@ class FleetWorker:
         if time.monotonic() >= self._retried + _RETRY_SECONDS:
             self._retried = time.monotonic()
             self._retry()
+        if time.monotonic() >= self._looked + _SILENT_SECONDS:
+            self._looked = time.monotonic()
+            self._wake()
         self._renew()
         for partition in self._partitions.values():
             partition.look_after()
@@ -185,6 +193,31 @@ class FleetWorker:
                 self._consumer.resume([self._place(self._topic, partition.number)])
             self._show(partition)
 
+    def _wake(self) -> None:
+        """Begin again with each partition that has records and brings none: its fetching has stopped without an error."""
+        before = self._silent_at
+        self._silent_at = {
+            number: one.position for number, one in self._partitions.items() if not one.trouble
+        }
+        for number, position in self._silent_at.items():
+            if position is None or before.get(number) != position:
+                continue
+            place = self._place(self._topic, number, position)
+            try:
+                # What the client remembers of the end is as old as its last fetch.
+                ends = self._consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
+                if ends is None or ends[1] <= position:
+                    continue
+                shown = {"partition": number, "records": ends[1] - position}
+                _log.warning(
+                    "a partition brings no records although it has some: it begins again", extra=shown
+                )
+                self._consumer.resume([place])
+                self._consumer.seek(place)
+            except self._failure as error:
+                shown = {"partition": number, "reason": error.args[0].str()}
+                _log.warning("the end of a partition cannot be asked for", extra=shown)
+
     def _show(self, partition: PartitionScorer) -> None:
         lag = None
         if partition.position is not None:
@@ -226,6 +259,7 @@ class FleetWorker:
             self._partitions[number] = partition
             began.append(self._beginning(partition))
         consumer.incremental_assign(began)
+        consumer.resume(began)  # one that was paused when it was lost would stay so
         self.parts.figures.rebalanced("assigned", len(places))
 
     def _beginning(self, partition: PartitionScorer) -> TopicPartition:

@@ -15,6 +15,7 @@ from serving.fleet.cluster import FleetModel
 from serving.fleet.health import HealthServer
 from serving.fleet.kafka import KafkaError, make_consumer, make_producer
 from serving.fleet.process import check_worker
+from serving.fleet.worker import FleetWorker
 from serving.settings import Settings
 from tests.serving.fleet.fleets import FAST, Alerts, ForkedWorker, alerts_of, figure, running
 from tests.serving.fleet.mock_kafka import MockKafka, wait_for_commit
@@ -64,6 +65,31 @@ def test_partitions_move_between_workers_with_what_is_known_of_their_clusters(
             assert figure(first.metrics, "kubehabit_worker_lag_records", partition=str(number)) == 0
     for cluster in homes.values():
         assert alerts_of(settings, cluster) == expected
+
+
+def test_a_partition_whose_fetching_has_stopped_begins_again(
+    kafka: MockKafka, model: FleetModel, lines: list[bytes], expected: Alerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = kafka.topic()
+    settings, observer = settings_of(kafka, topic), kafka.observer(topic)
+    monkeypatch.setattr("serving.fleet.worker._SILENT_SECONDS", 0.3)
+    stopped, renew = threading.Event(), FleetWorker._renew
+
+    def stop_fetching(worker: FleetWorker) -> None:
+        if not stopped.is_set() and 0 in worker.partitions:
+            worker._consumer.pause([worker._place(topic, 0)])
+            stopped.set()
+        renew(worker)
+
+    half = len(lines) // 2
+    kafka.send(topic, 0, "prod", lines[:half])
+    with running(settings, model):
+        wait_for_commit(observer, topic, 0, half)
+        monkeypatch.setattr(FleetWorker, "_renew", stop_fetching)
+        assert stopped.wait(10)
+        kafka.send(topic, 0, "prod", lines[half:])
+        wait_for_commit(observer, topic, 0, len(lines))
+    assert alerts_of(settings, "prod") == expected
 
 
 @pytest.mark.slow
