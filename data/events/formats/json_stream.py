@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-from data.events.audit_event import API_VERSIONS, MAX_EVENT_BYTES
+import msgspec
+
+from data.events.audit_event import API_VERSIONS, MAX_EVENT_BYTES, UNREADABLE
 from data.events.formats.event_list import UNWRAPPED
 
 #: Text and whole strings up to the next bracket or newline; or up to a quote that opens a string without an end on its line.
@@ -27,6 +29,8 @@ _TINY_KEPT = 1024
 _KEYS = "|".join(UNWRAPPED).encode()
 _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
+_CLOSED_BY = {b"{": b"}", b"[": b"]", b"[{": b"}]"}
+_ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
 #: What a record has, and the beginning of a list of records has not.
 _RECORD_KEYS = (b'"auditID"', b'"AuditId"', b'"protoPayload"')
 _VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]*)"')
@@ -50,7 +54,14 @@ def opens_document(line: bytes) -> bool:
     """
     if line.rstrip()[-1:] not in (b"{", b"[") or _OPENER.fullmatch(line) is None:
         return False
-    return not any(key in line for key in _RECORD_KEYS)
+    if any(key in line for key in _RECORD_KEYS):
+        return False
+    opened = line.strip()
+    try:  # what was cut inside a record, or is damaged, is no JSON when its list is closed
+        _ANY_JSON.decode(opened + _CLOSED_BY.get(b"".join(opened.split()), b"]}"))
+    except UNREADABLE:
+        return False
+    return True
 
 
 class Documents:

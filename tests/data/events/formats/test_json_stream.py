@@ -73,6 +73,20 @@ def test_braces_left_open_behind_a_list_take_one_record_along_and_no_more() -> N
     assert [event.auditID for event in found.events] == ["listed", "b", "c", "d"]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"kind" "Event","verb":"get","records":[',
+        b'{"requestObject":{"a":1,"items":[',
+        b'{"a":"b","c":,"events":[',
+    ],
+)
+def test_a_damaged_line_that_ends_with_a_list_opens_no_document(damaged: bytes) -> None:
+    found = decode_body(damaged + b"\n" + audit_event("whole") + b"\n")
+    assert [event.auditID for event in found.events] == ["whole"]
+    assert [letter.raw for letter in found.dead] == [damaged]
+
+
 def test_a_record_that_is_cut_off_at_a_list_in_its_body_opens_no_document() -> None:
     cut_off = audit_event("cut").removesuffix(b"}}") + b'"items":['
     found = decode_body(cut_off + b"\n" + audit_event("whole") + b"\n")
