@@ -45,6 +45,7 @@ SILENT = {
     "tune": "prints settings and their figures",
     "ablate": "prints where its report is",
     "serve": "writes its log as JSON; see tests/serving/telemetry",
+    "worker": "writes its log as `serve` does",
     "doctor": "prints settings, paths and versions of the operator's own",
     "test-alert": "prints names of sinks and what their receivers answer, cleaned by the sinks",
     **{

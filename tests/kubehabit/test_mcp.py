@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def talk(url: str, *options: str, say: Callable[[Client], Awaitable[Any]]) -> An
         async with Client(stdio_client(server)) as client:
             return await say(client)
 
-    return anyio.run(run)
+    # In a thread of its own: a browser of another test may have left an event loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, run).result()
 
 
 def outside_quotes(text: str) -> str:

@@ -22,7 +22,7 @@ _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
 #: Objects that are far too small for a record of any format; those that touch are the damage of one.
 _TINY_OBJECT = rb'\{(?:[^"{}\[\]\n\\]|"[^"\n\\]{0,16}+"){0,16}+\}'
 _TOUCHING_TINY = re.compile(rb"(?:" + _TINY_OBJECT + rb")++")
-TINY = re.compile(rb"(?:[ \t\r]*+" + _TINY_OBJECT + rb")++")
+_TINY = re.compile(rb"(?:[ \t\r]*+" + _TINY_OBJECT + rb")++")
 _TINY_BYTES = 32
 #: Bytes that are kept of them.
 _TINY_KEPT = 1024
@@ -45,6 +45,12 @@ def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
     """Where what matches at a place ends; the place if nothing does."""
     found = pattern.match(data, at)
     return at if found is None else found.end()
+
+
+def end_of_tiny(data: bytes, at: int) -> int | None:
+    """Where objects that are too small for records end, of which the first begins at a place; None if none does."""
+    found = _TINY.match(data, at)
+    return None if found is None else found.end()
 
 
 def opens_document(line: bytes) -> bool:

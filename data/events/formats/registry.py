@@ -14,7 +14,7 @@ from data.events.formats.aks import AksRecord
 from data.events.formats.eks import EksExport, EksRecord
 from data.events.formats.event_list import UNWRAPPED, Lists
 from data.events.formats.gke import GkeEntry
-from data.events.formats.json_stream import TINY
+from data.events.formats.json_stream import end_of_tiny
 from data.events.formats.ocsf import OcsfActivity
 from data.events.formats.reading import Format, Limits, Reading
 from data.events.formats.text_lines import CriLine, NodeLine, TextLine
@@ -46,10 +46,10 @@ def _objects(raw: bytes) -> list[bytes]:
     pieces: list[bytes] = []
     at, last = 0, len(raw.rstrip())
     while True:
-        tiny = TINY.match(raw, at)
+        tiny = end_of_tiny(raw, at)
         found = None if tiny is not None else _BETWEEN.search(raw, at)
-        if tiny is not None and tiny.end() < last:
-            end = tiny.end()
+        if tiny is not None and tiny < last:
+            end = tiny
         elif found is not None:
             end = raw.index(b"{", found.start())
         else:
