@@ -25,15 +25,8 @@ app = opt.room(
     taken when the log begins: changes in the log are followed.
     """
 )
-_RBAC = Annotated[
-    Path,
-    typer.Option(
-        "--rbac",
-        help="RBAC when the log begins: a file or folder of JSON or YAML, .gz too.",
-        exists=True,
-        show_default=False,
-    ),
-]
+_RBAC_HELP = "RBAC when the log begins: a file or folder of JSON or YAML, .gz too."
+_RBAC = Annotated[Path, typer.Option("--rbac", help=_RBAC_HELP, exists=True, show_default=False)]
 _Sarif = Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")]
 _User = Annotated[
     str,

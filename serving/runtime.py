@@ -167,6 +167,12 @@ def build(service: Service, engine: Engine) -> Runtime:
         metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     metrics.quarantine(lambda: len(quarantine))
+    _measure_proof(metrics, engine)
+    return runtime
+
+
+def _measure_proof(metrics: Metrics, engine: Engine) -> None:
+    """Show what the oracle and the rules have counted."""
     authorization = engine.authorization
     metrics.authorization(lambda: MonitorFigures() if authorization is None else authorization.figures)
     rules = engine.rules
@@ -174,7 +180,6 @@ def build(service: Service, engine: Engine) -> Runtime:
         metrics.rules(list, lambda: 0)
     else:
         metrics.rules(rules.figures, lambda: len(rules.rules.broken))
-    return runtime
 
 
 def _with_signing_key(settings: EventSettings) -> EventSettings:

@@ -24,7 +24,7 @@ _log = logging.getLogger("kubehabit.fleet")
 _KEPT = 2
 
 
-class Checkpoint(msgspec.Struct, frozen=True):
+class PartitionCheckpoint(msgspec.Struct, frozen=True):
     """A place in a partition's log.
 
     Attributes:
@@ -58,11 +58,11 @@ class Checkpoints:
         self._named: dict[str, frozenset[str]] = {}
         self._tidied = False
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> PartitionCheckpoint | None:
         """The newest good one; None if there is none. Raises KubehabitError if the store fails."""
         for name in reversed(self._names()):
             try:
-                found = msgspec.json.decode(self._files.read(name), type=Checkpoint)
+                found = msgspec.json.decode(self._files.read(name), type=PartitionCheckpoint)
             except msgspec.DecodeError as error:
                 self.refuse(name, str(error))
                 continue
@@ -74,7 +74,7 @@ class Checkpoints:
         names = [name for name in self._files.names(self._folder) if name.endswith(".json")]
         return [name for name in names if name not in self._refused]
 
-    def count_start(self, checkpoint: Checkpoint) -> int:
+    def count_start(self, checkpoint: PartitionCheckpoint) -> int:
         """Number of starts from this checkpoint, this one included; only those that ended without a checkpoint add up."""
         name = f"{self._folder}/starts"
         stem, count = "", 0
@@ -99,21 +99,21 @@ class Checkpoints:
         shown = {"checkpoint": name, "reason": reason}
         _log.error("a checkpoint is refused; the one before it is used", extra=shown)
 
-    def is_elsewhere(self, checkpoint: Checkpoint, cluster: str) -> bool:
+    def is_elsewhere(self, checkpoint: PartitionCheckpoint, cluster: str) -> bool:
         """Whether an earlier checkpoint has another snapshot of a cluster; raises StateFilesError if the store fails."""
         same = checkpoint.clusters.get(cluster)
         for name in self._names():
             if name < self.name(checkpoint):
-                found = msgspec.json.decode(self._files.read(name), type=Checkpoint)
+                found = msgspec.json.decode(self._files.read(name), type=PartitionCheckpoint)
                 if found.clusters.get(cluster, same) != same:
                     return True
         return False
 
-    def name(self, checkpoint: Checkpoint) -> str:
+    def name(self, checkpoint: PartitionCheckpoint) -> str:
         """Name of a checkpoint's file."""
         return f"{self._folder}/{checkpoint.stem}.json"
 
-    def snapshot(self, checkpoint: Checkpoint, cluster: str) -> Snapshot | None:
+    def snapshot(self, checkpoint: PartitionCheckpoint, cluster: str) -> Snapshot | None:
         """What a checkpoint knows of a cluster; None if nothing.
 
         Raises:
@@ -132,8 +132,8 @@ class Checkpoints:
         return Snapshot.unpack(content)
 
     def write(
-        self, checkpoint: Checkpoint, changed: Mapping[str, Callable[[], Snapshot]]
-    ) -> tuple[Checkpoint, int]:
+        self, checkpoint: PartitionCheckpoint, changed: Mapping[str, Callable[[], Snapshot]]
+    ) -> tuple[PartitionCheckpoint, int]:
         """Write snapshots of the clusters that changed, then a checkpoint of all; returns it, and the bytes that were written.
 
         Raises:
@@ -171,7 +171,7 @@ class Checkpoints:
 
     def _snapshots_of(self, name: str) -> frozenset[str]:
         if name not in self._named:
-            found = msgspec.json.decode(self._files.read(name), type=Checkpoint)
+            found = msgspec.json.decode(self._files.read(name), type=PartitionCheckpoint)
             self._named[name] = frozenset(found.clusters.values())
         return self._named[name]
 

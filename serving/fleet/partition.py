@@ -13,7 +13,7 @@ import msgspec
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, DeadLetter
 from data.visible_text import visible
-from serving.fleet.checkpoints import Checkpoint, Checkpoints
+from serving.fleet.checkpoints import Checkpoints, PartitionCheckpoint
 from serving.fleet.cluster import ClusterFactory, ClusterScorer
 from serving.fleet.records import LogRecord, cluster_of, decode_records
 from serving.scoring.dead_letters import DeadLetterStore
@@ -70,14 +70,14 @@ class PartitionScorer:
         self._source = f"{topic}/{number}"
         self._checkpoints = checkpoints
         self._parts = parts
-        self._checkpoint = Checkpoint()
+        self._checkpoint = PartitionCheckpoint()
         self._clusters: dict[str, ClusterScorer] = {}
         self._waiting: list[LogRecord] = []
         self._stuck: dict[str, list[Sequence[AuditEvent]]] = {}
         self._behind = 0  # what is taken, and waits
         self._began = False
         self._careful = False
-        self._writing: Future[tuple[Checkpoint, int]] | None = None
+        self._writing: Future[tuple[PartitionCheckpoint, int]] | None = None
         self._written: Collection[str] = ()
         self._events = 0
         self._due = self._started = 0.0
@@ -90,7 +90,7 @@ class PartitionScorer:
         """
         self._drop()
         found = self._checkpoints.newest()
-        self._checkpoint = found or Checkpoint()
+        self._checkpoint = found or PartitionCheckpoint()
         self.position = None if found is None else found.offset
         self._began = self._careful = False
         self._postpone()

@@ -86,7 +86,7 @@ class FleetWorker:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Score until told to stop; then write the last checkpoints and leave the group.
+        """Score until it is stopped; then write the last checkpoints and leave the group.
 
         Raises:
             KubehabitError: Kafka refuses this worker for good, or the checkpoints cannot be read at the start.
