@@ -128,42 +128,44 @@ def _note_source(service: Service, request: Request, route: str, decoded: Decode
     service.metrics.ingest.received(sender, route, len(decoded.events), len(decoded.dead), skipped)
 
 
+_PUBLISHED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": AuditResponse,
+        "description": "Published, for workers to score: with `ingest.publish`, instead of 200",
+    }
+}
+
+
+async def _received(request: Request) -> tuple[bytes, str]:
+    return await request.body(), request.headers.get("content-encoding", "")
+
+
+async def _publish(service: Service, publisher: Publisher, request: Request, route: str) -> Response:
+    """Answer once Kafka has the batch."""
+    cluster = _cluster(service, request)
+    with service.intake.turn():
+        decoded, values = await service.intake.decode(
+            *await _received(request), route, lambda plain, found: values_of(plain, found, publisher.most)
+        )
+        try:
+            await asyncio.wrap_future(publisher.publish(cluster, values))
+        except KafkaError as error:
+            raise ProblemError(503, str(error), {"Retry-After": "5"}) from error
+    _note_source(service, request, route, decoded)
+    return _json(_counted(decoded), status=202)
+
+
 def add_score_routes(app: FastAPI, service: Service) -> None:
     """Add the routes."""
     one = {"one event": {"value": _EXAMPLE_EVENT}}
     several = {"list": {"value": [_EXAMPLE_EVENT]}, "EventList": {"value": _EXAMPLE_LIST}}
-
-    async def received(request: Request) -> tuple[bytes, str]:
-        return await request.body(), request.headers.get("content-encoding", "")
-
-    published: dict[int | str, dict[str, Any]]
-    published = {
-        202: {
-            "model": AuditResponse,
-            "description": "Published, for workers to score: with `ingest.publish`, instead of 200",
-        }
-    }
-
-    async def publish(publisher: Publisher, request: Request, route: str) -> Response:
-        """Answer once Kafka has the batch."""
-        cluster = _cluster(service, request)
-        with service.intake.turn():
-            decoded, values = await service.intake.decode(
-                *await received(request), route, lambda plain, found: values_of(plain, found, publisher.most)
-            )
-            try:
-                await asyncio.wrap_future(publisher.publish(cluster, values))
-            except KafkaError as error:
-                raise ProblemError(503, str(error), {"Retry-After": "5"}) from error
-        _note_source(service, request, route, decoded)
-        return _json(_counted(decoded), status=202)
 
     @app.post(
         "/v1/score",
         response_model=ScoreResponse,
         tags=["events"],
         openapi_extra=_events_body(one | several, ndjson=True),
-        responses=leads_to("alert_id", "/alerts/0", *ALERT) | published,
+        responses=leads_to("alert_id", "/alerts/0", *ALERT) | _PUBLISHED,
     )
     async def score(request: Request) -> Response:
         """Score audit events, for a log pipeline.
@@ -175,10 +177,10 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         other logs in the same stream are `skipped`, and counted by reason.
         """
         if service.publisher is not None:
-            return await publish(service.publisher, request, "/v1/score")
+            return await _publish(service, service.publisher, request, "/v1/score")
         pipeline = service.running().pipeline
         with service.intake.turn():
-            decoded, batch = await service.intake.score(pipeline, *await received(request), "/v1/score")
+            decoded, batch = await service.intake.score(pipeline, *await _received(request), "/v1/score")
         _note_source(service, request, "/v1/score", decoded)
         results = merge(decoded, batch)
         became, skipped = Counter(result["status"] for result in results), sum(decoded.skipped.values())
@@ -205,7 +207,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         tags=["events"],
         response_model=AuditResponse,
         openapi_extra=_events_body({"EventList": {"value": _EXAMPLE_LIST}}, ndjson=False),
-        responses=published,
+        responses=_PUBLISHED,
     )
     async def audit(request: Request) -> Response:
         """Receive a batch from kube-apiserver's audit webhook.
@@ -214,9 +216,9 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         that are sent again are recognised, by all they say, and are scored once.
         """
         if service.publisher is not None:
-            return await publish(service.publisher, request, "/v1/audit")
+            return await _publish(service, service.publisher, request, "/v1/audit")
         pipeline = service.running().pipeline
         with service.intake.turn():
-            decoded = await service.intake.accept(pipeline, *await received(request), "/v1/audit")
+            decoded = await service.intake.accept(pipeline, *await _received(request), "/v1/audit")
         _note_source(service, request, "/v1/audit", decoded)
         return _json(_counted(decoded))
