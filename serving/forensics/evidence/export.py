@@ -142,6 +142,14 @@ def exporter() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def _check_signs(ledger: Ledger) -> None:
+    if _public_key(ledger.entries) and not ledger.signs:
+        raise EvidenceError(
+            "The store's ledger is signed, and so must be the line that notes an export. Name the key: events.signing_key in "
+            "serve.yaml, or KUBEHABIT_EVENTS__SIGNING_KEY."
+        )
+
+
 def export(
     queries: EventQueries,
     ledger: Ledger,
@@ -167,11 +175,7 @@ def export(
     Raises:
         EvidenceError: nothing was found, or too much.
     """
-    if _public_key(ledger.entries) and not ledger.signs:
-        raise EvidenceError(
-            "The store's ledger is signed, and so must be the line that notes an export. Name the key: events.signing_key in "
-            "serve.yaml, or KUBEHABIT_EVENTS__SIGNING_KEY."
-        )
+    _check_signs(ledger)
     places = {} if incident is None else places_of(incident, alerts)
     records = _gather(queries, subject, incident, places, alerts)
     if not records:
