@@ -6,34 +6,8 @@ they are written beside the report, from which a later call goes on.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
-
 from benchmarks.fuzzing.bodies import Bodies
-from benchmarks.fuzzing.campaign import Campaign
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--inputs", type=int, default=1_000_000, help="mutated records, with those of earlier calls"
-    )
-    parser.add_argument(
-        "--report", type=Path, default=Path(".kubehabit/fuzz-wrapped.json"), help="figures so far"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of a run that begins")
-    options = parser.parse_args()
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    figures = Campaign(options.report, options.seed, say).run(options.inputs, Bodies().play)
-    print(json.dumps(figures, indent=1))
-    sys.exit(bool(figures["broken"]))
-
+from benchmarks.fuzzing.campaign import command
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, "inputs", "mutated records", Bodies().play)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -182,3 +184,31 @@ class Campaign:
             f"{time.strftime('%H:%M:%S')} {done:,} of {wanted:,} inputs, {rate:,.0f} a second, {done / cpu:,.0f} a second of CPU "
             f"time, {left:.0f} minutes to go, {self.figures['broken']} broken"
         )
+
+
+def command(
+    description: str | None, of: str, what: str, play: Callable[[random.Random], Counter[str]]
+) -> None:
+    """The command line of a campaign; ends the process, with 1 if a promise was broken.
+
+    Args:
+        description: for its help.
+        of: the option that says how many inputs there shall be, without its dashes.
+        what: inputs, in words.
+        play: as of `Campaign.run`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        f"--{of}", dest="wanted", type=int, default=1_000_000, help=f"{what}, with those of earlier calls"
+    )
+    name = Path(sys.argv[0]).stem.replace("_", "-")
+    parser.add_argument("--report", type=Path, default=Path(f".kubehabit/{name}.json"), help="figures so far")
+    parser.add_argument("--seed", type=int, default=0, help="of a run that begins")
+    options = parser.parse_args()
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    figures = Campaign(options.report, options.seed, say).run(options.wanted, play)
+    print(json.dumps(figures, indent=1))
+    sys.exit(bool(figures["broken"]))

@@ -23,15 +23,14 @@ from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from serving.alerts.explain.explainer import Explainer
 from serving.fleet.cluster import ClusterScorer, FleetModel
-from serving.rollout.loader import make_engine, open_model, sibling
-from serving.scoring.engine import Engine
+from serving.rollout.loader import open_model
 from serving.scoring.rule_alerts import RuleFolders
 from serving.scoring.verdicts import Batch
 from serving.settings import Settings
 from serving.storage.database import AlertStore
 from serving.storage.tables import ALERT_EVENTS, MEMBERS
 from tests.conftest import RECORDINGS
-from tests.serving.fleet.fleets import Alerts, ForkedWorker, alerts_in
+from tests.serving.fleet.fleets import Alerts, ForkedWorker, alerts_in, engine_alone
 from tests.serving.fleet.mock_kafka import MockKafka, committed, wait_for_commit
 
 _CLUSTERS = {1: "first", 2: "second"}
@@ -187,16 +186,7 @@ class Alone:
 
 def _alone(model: FleetModel, settings: Settings, lines: Sequence[bytes]) -> Alone:
     store = AlertStore("sqlite://", retention_days=36_500, max_alerts=100_000)
-    engine: Engine = make_engine(
-        settings,
-        sibling(model.loaded, settings),
-        model.explainer,
-        store,
-        outbox=None,
-        authorization=None,
-        rules=model.rules,
-        exceptions=dict,  # type: ignore[arg-type]
-    )
+    engine = engine_alone(model, settings, store)
     events, verdicts = decode_lines(lines).events, dict[str, Verdict]()
     for begin in range(0, len(events), 500):
         part = events[begin : begin + 500]

@@ -24,6 +24,7 @@ from serving.fleet.state_files import open_state
 from serving.fleet.worker import FleetWorker
 from serving.rollout.loader import make_engine, sibling
 from serving.scoring.dead_letters import BoundedDeadLetters
+from serving.scoring.engine import Engine
 from serving.settings import Settings
 from serving.storage.database import AlertStore
 from serving.telemetry.metrics import Metrics
@@ -52,11 +53,9 @@ def alerts_of(settings: Settings, cluster: str) -> Alerts:
         store.close()
 
 
-def alerts_of_one_process(shared: FleetModel, lines: Sequence[bytes]) -> Alerts:
-    """What one engine makes of a log."""
-    settings = Settings()
-    store = AlertStore("sqlite://", retention_days=90, max_alerts=10_000)
-    engine = make_engine(
+def engine_alone(shared: FleetModel, settings: Settings, store: AlertStore) -> Engine:
+    """An engine that scores one cluster in no fleet."""
+    return make_engine(
         settings,
         sibling(shared.loaded, settings),
         shared.explainer,
@@ -66,6 +65,12 @@ def alerts_of_one_process(shared: FleetModel, lines: Sequence[bytes]) -> Alerts:
         rules=shared.rules,
         exceptions=dict,  # type: ignore[arg-type]
     )
+
+
+def alerts_of_one_process(shared: FleetModel, lines: Sequence[bytes]) -> Alerts:
+    """What one engine makes of a log."""
+    store = AlertStore("sqlite://", retention_days=90, max_alerts=10_000)
+    engine = engine_alone(shared, Settings(), store)
     events = decode_lines(lines).events
     for begin in range(0, len(events), 500):
         engine.score(events[begin : begin + 500])
