@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -15,12 +14,12 @@ from typing_extensions import TypedDict
 from data.events.audit_event import Decoded
 from serving.fleet.kafka import KafkaError
 from serving.fleet.publisher import Publisher, values_of
+from serving.fleet.records import is_cluster_name
 from serving.http.links import ALERT, leads_to
 from serving.http.problems import ProblemError
 from serving.runtime import Service
 from serving.scoring.intake import merge
 from serving.scoring.verdicts import EventResult
-from serving.settings import CLUSTER_NAME
 
 _EXAMPLE_EVENT = {
     "kind": "Event",
@@ -111,7 +110,7 @@ def _counted(decoded: Decoded) -> AuditResponse:
 def _cluster(service: Service, request: Request) -> str:
     """The cluster whose log a request brings; raises ProblemError (403) if its sender is named as no cluster can be."""
     name: str = service.settings.ingest.cluster or request.scope.get("kubehabit.caller", "")
-    if not re.fullmatch(CLUSTER_NAME, name):
+    if not is_cluster_name(name):
         raise ProblemError(
             403,
             "The sender's name is taken for that of its cluster, and is none: use a token for each cluster, named like it "

@@ -13,7 +13,7 @@ from serving.http.body import decompress
 from serving.http.problems import ProblemError
 from serving.settings import CLUSTER_NAME
 
-_NAME = re.compile(CLUSTER_NAME.encode()[:-1] + rb"\Z")
+_NAME = re.compile(CLUSTER_NAME)
 #: Header of a compressed value.
 ENCODING = "content-encoding"
 #: Values that are decoded at once, bytes.
@@ -45,9 +45,15 @@ class RecordEvents:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
+def is_cluster_name(name: str) -> bool:
+    """Whether a cluster can be named so."""
+    return _NAME.fullmatch(name) is not None
+
+
 def cluster_of(record: LogRecord) -> str | None:
     """The cluster that a record is of; None if its key is no name of one."""
-    return record.key.decode() if record.key is not None and _NAME.match(record.key) else None
+    name = (record.key or b"").decode("ascii", "replace")
+    return name if is_cluster_name(name) else None
 
 
 def decode_records(records: Sequence[LogRecord], most_bytes: int) -> Iterator[RecordEvents]:
