@@ -32,13 +32,13 @@ def serve(
     Next:  open its address in a browser: alerts show up there once events have come in. The API is described at /docs.
     """
     from serving.process.resources import configure_allocator
-    from serving.registry.client import start_client
+    from serving.registry.client import started_client
 
     configure_allocator()
-    start_client()
-    from serving.server import serve as run_server
+    with started_client():
+        from serving.server import serve as run_server
 
-    run_server(config or opt.shipped("serve.yaml"), host, port)
+        run_server(config or opt.shipped("serve.yaml"), host, port)
 
 
 @app.command("send")

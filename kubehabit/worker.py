@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -36,11 +37,10 @@ def worker(
     Next:  `kubehabit serve` with ingest.publish, which puts into Kafka what API servers send.
     """
     from serving.process.resources import configure_allocator
-    from serving.registry.client import start_client
+    from serving.registry.client import started_client
 
     configure_allocator()
-    if bundle is None:
-        start_client()
-    from serving.fleet.process import run_worker
+    with started_client() if bundle is None else nullcontext():
+        from serving.fleet.process import run_worker
 
-    run_worker(config or opt.shipped("serve.yaml"), bundle)
+        run_worker(config or opt.shipped("serve.yaml"), bundle)

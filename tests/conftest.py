@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _takes_long(item: pytest.Item) -> bool:
     fixtures: list[str] = getattr(item, "fixturenames", [])
     return item.get_closest_marker("slow") is not None or not {"trained", "browser"}.isdisjoint(fixtures)
+
+
+@pytest.fixture(autouse=True)
+def no_client_left() -> Iterator[None]:
+    """A test that leaves MLflow's client running would have later ones ask the wrong registry."""
+    yield
+    client = sys.modules.get("serving.registry.client")
+    assert client is None or client._started is None
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -341,12 +341,17 @@ class _RegistryProcess:
 _started: _RegistryProcess | None = None
 
 
-def start_client() -> None:
-    """Start MLflow's client early, as its import takes as long as the service's; all requests use it until `stop_client`."""
+@contextlib.contextmanager
+def started_client() -> Iterator[None]:
+    """MLflow's client started early, as its import takes as long as the service's; all requests use it until `stop_client`."""
     global _started
     if _started is None:
         with contextlib.suppress(RegistryUnavailableError):  # raised by the first request
             _started = _RegistryProcess()
+    try:
+        yield
+    finally:
+        stop_client()
 
 
 def stop_client() -> None:
