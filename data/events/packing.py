@@ -36,6 +36,8 @@ _MAX_DIRECTORY = 16 << 20
 _MAX_RATIO = 1000
 _LEAST_ALLOWED = 64 << 20
 _TAR_BLOCK = 512
+#: Bytes that are read first of what was put back.
+_LEAST_SMALL = 256
 _TAR_MAGIC = slice(257, 262)
 _BEGINNING = 512
 #: By which UTF-16 is recognised where it has no mark.
@@ -462,7 +464,8 @@ class Blocks:
     Args:
         stream: the log.
         size: bytes of a block: enough to amortise what is done for each, small enough that its events stay in a core's cache.
-        small: bytes of a block of what was put back.
+        small: most bytes of a block of what was put back. The first has few and each one more than the one before, so that damage which
+            makes the reader turn back at every line costs no more than a few lines each time.
         interactive: give what there is at once, as of a live log that is piped in.
     """
 
@@ -470,6 +473,7 @@ class Blocks:
         self._stream = stream
         self._size, self._small = size, small
         self._unread: list[memoryview] = []
+        self._next_small = _LEAST_SMALL
         self._interactive = interactive
         self.damage: Exception | None = None
 
@@ -477,14 +481,16 @@ class Blocks:
         """Put bytes back."""
         if data:
             self._unread.append(memoryview(data))
+            self._next_small = _LEAST_SMALL
 
     def block(self) -> bytes:
         """The next bytes; none at the end, which is also where damage is met."""
         if self._unread:
-            data = self._unread.pop()
-            if len(data) > self._small:
-                self._unread.append(data[self._small :])
-            return bytes(data[: self._small])
+            data, size = self._unread.pop(), min(self._next_small, self._small)
+            self._next_small = 2 * size
+            if len(data) > size:
+                self._unread.append(data[size:])
+            return bytes(data[:size])
         pieces: list[bytes] = []
         size = 0
         while self.damage is None and size < self._size:

@@ -295,6 +295,11 @@ class Documents:
             if begins_line and self._base > 0 and self._indent is None:
                 self._indent = before
             self._begin(at)
+        elif self._after_brace and begins_line and self._is_stray_opener(at):
+            # A line that holds no more than a brace was damage, not the beginning of a document.
+            self._close_record(at - len(before))
+            self._finish(at - len(before))
+            return
         elif self._after_brace or (
             begins_line and self._base > 0 and self._start is not None and before == self._indent
         ):
@@ -304,6 +309,17 @@ class Documents:
         else:
             self._depth += 1
         self._after_brace = True
+
+    def _is_stray_opener(self, at: int) -> bool:
+        """Whether what was taken for the beginning of a document is nothing, and a record of one line begins at a place."""
+        return (
+            self._base == _OUTSIDE
+            and not self._one_line
+            and self._depth == 1
+            and self._start is not None
+            and self._buffer[at + 1 : at + 2] == b'"'
+            and self._buffer[self._start : at].strip() == b"{"
+        )
 
     def _open_list(self, before: bytes, at: int) -> None:
         self._after_brace = False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import random
 
 import pytest
 
-from data.events.decode import decode_body
+from data.events.decode import CHUNK_BYTES, SMALL_BYTES, LogRecords, decode_body
 from data.events.formats.json_stream import Documents
+from data.events.formats.registry import Sources
+from data.events.packing import Blocks
 
 EVENT = b'{"kind":"Event","auditID":"a"}'
 
@@ -92,6 +95,34 @@ def test_a_record_that_is_cut_off_at_a_list_in_its_body_opens_no_document() -> N
     found = decode_body(cut_off + b"\n" + audit_event("whole") + b"\n")
     assert [event.auditID for event in found.events] == ["whole"]
     assert [letter.raw for letter in found.dead] == [cut_off]
+
+
+@pytest.mark.parametrize("behind", [1, 3])
+def test_a_brace_alone_on_its_line_takes_no_record_along(behind: int) -> None:
+    cut_off = audit_event("cut")[:90]
+    found = decode_body(b"\n".join([b"{", *[cut_off] * behind, *map(audit_event, "abc")]))
+    assert [event.auditID for event in found.events] == ["a", "b", "c"]
+    assert [letter.raw for letter in found.dead] == [b"{\n", *[cut_off] * behind]
+
+
+class CountedBlocks(Blocks):
+    """Blocks that count what was read of them, again and again."""
+
+    read = 0
+
+    def block(self) -> bytes:
+        block = super().block()
+        self.read += len(block)
+        return block
+
+
+@pytest.mark.parametrize("lines", [b'{\n"a":1}\nx\n', b'{\n"a":1}\n{"a":1}\n', b'{\n{"a":1}\n', b'{\n{"a\n'])
+def test_documents_that_begin_and_end_all_the_time_are_read_a_few_times_only(lines: bytes) -> None:
+    log = lines * (100_000 // len(lines))
+    blocks = CountedBlocks(io.BufferedReader(io.BytesIO(log)), CHUNK_BYTES, SMALL_BYTES)
+    dead = [letter for part in LogRecords(blocks, Sources()).chunks() for letter in part.dead]
+    assert len(dead) >= len(log) // len(lines)
+    assert blocks.read < 80 * len(log)
 
 
 def test_where_the_bytes_are_cut_changes_nothing() -> None:
