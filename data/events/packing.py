@@ -464,8 +464,8 @@ class Blocks:
     Args:
         stream: the log.
         size: bytes of a block: enough to amortise what is done for each, small enough that its events stay in a core's cache.
-        small: most bytes of a block of what was put back. The first has few and each one more than the one before, so that damage which
-            makes the reader turn back at every line costs no more than a few lines each time.
+        small: most bytes of a block of what was put back; the first has few, each more than the one before, so that damage which
+            makes the reader turn back at every line costs a few lines each time.
         interactive: give what there is at once, as of a live log that is piped in.
     """
 
