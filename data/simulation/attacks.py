@@ -16,8 +16,8 @@ from data.simulation.cluster import (
     ActorIdentity,
     ApiClient,
     Grant,
-    Person,
     Rights,
+    SimulatedPerson,
     binding,
     home_address,
     office_address,
@@ -138,7 +138,7 @@ class Campaign:
         done = [run for run in self.runs if run.ids]
         return [run.label(self.world) for run in sorted(done, key=lambda run: (run.start, run.scenario.name))]
 
-    def _person(self, role: str) -> Person:
+    def _person(self, role: str) -> SimulatedPerson:
         """A person with a role, the least attacked so far."""
         world = self.world
         day = world.kernel.now // DAY - world.start_day
@@ -153,7 +153,7 @@ class Campaign:
         found = [a for a in self.world.cast.accounts if a.role == role]
         return self.world.random.choice(found) if found else None
 
-    def _victim(self, scenario: Scenario) -> tuple[ApiClient, str, Person | None]:
+    def _victim(self, scenario: Scenario) -> tuple[ApiClient, str, SimulatedPerson | None]:
         """ApiClient, namespace, and the person behind it, if any."""
         world, random, who = self.world, self.world.random, scenario.who
         everywhere = [team.namespace for team in world.cast.teams]
@@ -178,7 +178,9 @@ class Campaign:
             name = f"{person.who.name[:3]}{random.choice('aeiou')}r.{random.choice(('bo', 'ke', 'lu', 'mi'))}{random.choice(('ta', 'ro', 'ni'))}@corp.example"
             identity = ActorIdentity(name, groups, person.who.rights)
             client = ApiClient(identity, office_address(random, 4), random.choice(KUBECTL))
-            joined = Person(client.who, "developer", person.team, [client], person.homes, person.shift, 1.0)
+            joined = SimulatedPerson(
+                client.who, "developer", person.team, [client], person.homes, person.shift, 1.0
+            )
             return client, person.homes[0], joined
         account = None
         if who in _ACCOUNT_ROLES:
@@ -282,7 +284,7 @@ class Campaign:
             migrated = Account(client, "ci-deployer", namespace, team)
             world.kernel.spawn(pipeline(world, migrated, world.settings.machines.pipeline_pace), SECOND)
 
-    def _wait_for_work(self, person: Person, spread: int = 300) -> int:
+    def _wait_for_work(self, person: SimulatedPerson, spread: int = 300) -> int:
         """Microseconds until a person works, so that owner and attacker are active together."""
         world = self.world
         now = world.kernel.now

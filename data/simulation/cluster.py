@@ -207,7 +207,7 @@ class Team:
 
 
 @dataclass(slots=True)
-class Person:
+class SimulatedPerson:
     """A human principal.
 
     Attributes:
@@ -259,7 +259,7 @@ class Cast:
     """All principals and workloads of a cluster."""
 
     teams: list[Team]
-    people: list[Person]
+    people: list[SimulatedPerson]
     accounts: list[Account]
     nodes: list[ClusterNode]
     controllers: dict[str, ApiClient]
@@ -429,7 +429,7 @@ def home_address(random: Random) -> str:
 
 def _person(
     settings: SimulationSettings, random: Random, role: str, team: Team, index: int, rights: Rights
-) -> Person:
+) -> SimulatedPerson:
     name = "kubernetes-admin" if role == "admin" else (
         "terraform@corp.example" if role == "iac" and index == 0 else f"{_word(random, 3)}.{_word(random, 2)}@corp.example"
     )  # fmt: skip
@@ -464,7 +464,7 @@ def _person(
     }[role]
     offset = random.choice(settings.people.timezones)
     start = 9 - offset + random.gauss(0, 0.8)
-    return Person(who, role, team, clients, homes, (start, start + random.gauss(8.3, 0.7)), random.lognormvariate(0, 0.45))  # fmt: skip
+    return SimulatedPerson(who, role, team, clients, homes, (start, start + random.gauss(8.3, 0.7)), random.lognormvariate(0, 0.45))  # fmt: skip
 
 
 def _controllers() -> dict[str, ApiClient]:
@@ -556,7 +556,9 @@ def _accounts(
     return accounts
 
 
-def _crowd(settings: SimulationSettings, random: Random, teams: list[Team], people: int) -> list[Person]:
+def _crowd(
+    settings: SimulationSettings, random: Random, teams: list[Team], people: int
+) -> list[SimulatedPerson]:
     """People by role; the last team is that of data science."""
     *teams, ml = teams
     shares = settings.cast
@@ -565,7 +567,7 @@ def _crowd(settings: SimulationSettings, random: Random, teams: list[Team], peop
     if "admin" in roles:  # one is enough
         first = roles.index("admin") + 1
         roles[first:] = ["developer" if role == "admin" else role for role in roles[first:]]
-    crowd: list[Person] = []
+    crowd: list[SimulatedPerson] = []
     shared: dict[tuple[str, str], Rights] = {}
     seen: set[str] = set()
     for index, role in enumerate(roles):

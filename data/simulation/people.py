@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from itertools import accumulate
 
-from data.simulation.cluster import HELM, NEWER, ApiClient, Person, home_address, office_address
+from data.simulation.cluster import HELM, NEWER, ApiClient, SimulatedPerson, home_address, office_address
 from data.simulation.config import DAY, SECOND
 from data.simulation.kernel import Process
 from data.simulation.steps import HELM_UPGRADE, compiled
@@ -164,7 +164,7 @@ _INCIDENT = """
 """.split()
 
 
-def _mix(world: World, person: Person) -> tuple[list[str], list[float]]:
+def _mix(world: World, person: SimulatedPerson) -> tuple[list[str], list[float]]:
     """Commands and their cumulated weights, varied for each person."""
     key = person.role
     if key == "developer":
@@ -179,7 +179,7 @@ def _luck(text: str) -> float:
     return zlib.crc32(text.encode()) / (1 << 32)
 
 
-def at_work(world: World, person: Person, day: int) -> bool:
+def at_work(world: World, person: SimulatedPerson, day: int) -> bool:
     """Whether a person works on a day (days since 1970)."""
     settings = world.settings.people
     start = world.start_day
@@ -191,7 +191,7 @@ def at_work(world: World, person: Person, day: int) -> bool:
     return luck >= settings.absence
 
 
-def next_session(world: World, person: Person) -> int:
+def next_session(world: World, person: SimulatedPerson) -> int:
     """Microseconds until a person's next session, or -1 if there is none."""
     settings = world.settings.people
     now = world.kernel.now
@@ -212,7 +212,7 @@ def next_session(world: World, person: Person) -> int:
     return -1
 
 
-def client_of(world: World, person: Person) -> ApiClient:
+def client_of(world: World, person: SimulatedPerson) -> ApiClient:
     """The client a person uses today."""
     usual = [client for client in person.clients if client.agent != HELM]
     day = world.kernel.now // (DAY if world.settings.people.calendar == "office" else 600 * SECOND)
@@ -220,7 +220,7 @@ def client_of(world: World, person: Person) -> ApiClient:
     return usual[-1 if at_home else 0]
 
 
-def command(world: World, person: Person, name: str, namespace: str, client: ApiClient) -> Process:
+def command(world: World, person: SimulatedPerson, name: str, namespace: str, client: ApiClient) -> Process:
     """Run one command of a person."""
     scene = world.scene(person.who, namespace)
     if "{rev}" in _TEXT.get(name, ""):
@@ -236,7 +236,7 @@ def command(world: World, person: Person, name: str, namespace: str, client: Api
 _TEXT = {name: "".join(step.name for step in steps) for name, steps in COMMANDS.items()}
 
 
-def work(world: World, person: Person) -> Process:
+def work(world: World, person: SimulatedPerson) -> Process:
     """All sessions of a person."""
     random, settings = world.random, world.settings.people
     commands, weights = _mix(world, person)

@@ -25,7 +25,7 @@ class ReplayedHit:
 
 
 @dataclass(slots=True)
-class Replay:
+class RuleReplay:
     """What a log came to.
 
     Attributes:
@@ -49,7 +49,7 @@ def replay(
     settings: ActionSettings | None = None,
     *,
     limit: int = 1_000,
-) -> Replay:
+) -> RuleReplay:
     """Run rules over a log.
 
     Args:
@@ -60,7 +60,7 @@ def replay(
     """
     encoder = ActionEncoder(settings or ActionSettings.shipped())
     evaluator, kept = RuleEvaluator(rules), HitFilter()
-    found = Replay(counts=evaluator.counts)
+    found = RuleReplay(counts=evaluator.counts)
     earlier: Counter[str] = Counter()
     for chunk in chunks:
         batch = encoder.encode(chunk)

@@ -12,7 +12,7 @@ from detection.rules.rule_words import words_of
 from kubehabit.tables.screen import Json, heading, items, line, new_table
 
 if TYPE_CHECKING:
-    from detection.rules.replay import Replay
+    from detection.rules.replay import RuleReplay
     from detection.rules.rule import Rule
     from detection.rules.rule_files import RuleSet
     from detection.rules.rule_tests import RuleTestResult
@@ -84,7 +84,7 @@ def rule_screen(found: Json) -> RenderableType:
 
 
 def tests_object(
-    rules: RuleSet, results: Sequence[RuleTestResult], replayed: Replay | None
+    rules: RuleSet, results: Sequence[RuleTestResult], replayed: RuleReplay | None
 ) -> dict[str, Any]:
     """What tests and a log came to."""
     found = list_object(rules)
@@ -99,7 +99,7 @@ def tests_object(
     return answer
 
 
-def _log_object(replayed: Replay) -> dict[str, Any]:
+def _log_object(replayed: RuleReplay) -> dict[str, Any]:
     outcomes: dict[str, dict[str, int]] = {}
     for (rule, outcome), number in sorted(replayed.outcomes.items()):
         outcomes.setdefault(rule, {})[outcome] = number

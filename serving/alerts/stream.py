@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 
 from serving.schemas import Alert
-from serving.storage.database import AlertStore, Change, StoreError
+from serving.storage.database import AlertChange, AlertStore, StoreError
 
 _log = logging.getLogger("kubehabit.stream")
 #: Shorter than the idle limits of common proxies (30 s and more).
@@ -71,6 +71,6 @@ class Stream:
             self.followers -= 1
 
 
-def event(change: Change) -> str:
+def event(change: AlertChange) -> str:
     """One alert as an event; JSON has no line breaks in it."""
     return f"id: {change.position}\nevent: alert\ndata: {change.alert.model_dump_json(by_alias=True)}\n\n"

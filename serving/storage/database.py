@@ -97,7 +97,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AlertChange:
     """An alert, and the position of its last change among those of all alerts."""
 
     position: int
@@ -370,7 +370,7 @@ class AlertStore:
         with self.reading() as connection:
             return connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
 
-    def changes(self, after: int, limit: int = 100) -> list[Change]:
+    def changes(self, after: int, limit: int = 100) -> list[AlertChange]:
         """Alerts raised or grown after a position, in the order of their last change; each once, as it is now."""
         alerts = ALERTS.c
         query = sa.select(alerts.number, alerts.changed, alerts.document).where(alerts.changed > after)
@@ -379,7 +379,7 @@ class AlertStore:
             listed = (
                 _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS) for row in rows
             )
-            return [Change(row.changed, alert) for row, alert in zip(rows, listed, strict=True)]
+            return [AlertChange(row.changed, alert) for row, alert in zip(rows, listed, strict=True)]
 
     def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
         """Store feedback on an alert, once if it is given twice. It cannot be changed or removed."""

@@ -31,7 +31,7 @@ from detection.reconstruction import Model, Nll
 from training import registry
 from training.ablation import report
 from training.ablation.constants import changed
-from training.ablation.exam import Errors, Exam, Replay
+from training.ablation.exam import Errors, Exam, LogReplay
 from training.ablation.variants import AblateConfig, Ablated, Variant
 from training.calibrate import CalibrationConfig, HeldBack, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
@@ -93,7 +93,7 @@ def _judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConf
     }
 
 
-def _ratio(calibration: Calibration, replay: Replay, nll: Nll) -> Floats:
+def _ratio(calibration: Calibration, replay: LogReplay, nll: Nll) -> Floats:
     """Evidence over threshold of every action, as `detection.detector.Detector` adds it up; 1 and more is flagged."""
     weighed = calibration.weigh(nll, replay.deeds)
     sums = Accumulator(calibration.horizons, calibration.activity).add(

@@ -30,7 +30,7 @@ _COLUMNS = ("tokens", "principal", "group")
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class LogReplay:
     """A log as the detector meets it, before any model has seen it; `deeds` is what the habits knew before each action."""
 
     actions: Actions
@@ -40,7 +40,7 @@ class Replay:
     deeds: ActionFeatures
 
     @classmethod
-    def from_events(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> Replay:
+    def from_events(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> LogReplay:
         """Encode a log's events against a dataset; `habits` is brought up to date."""
         encoder = LogEncoder(table.settings, table.vocabulary, table.principals, table.rules, {})
         sizes = group_sizes(table.principals)
@@ -76,8 +76,8 @@ class Exam:
 
     table: ActionTable
     held: HeldBack
-    whole: Replay
-    clean: Replay
+    whole: LogReplay
+    clean: LogReplay
     truth: Truth
     key: str
     encoded: str
@@ -97,7 +97,7 @@ class Exam:
         key = hashlib.sha256(table.card["fingerprint"].encode())
         key.update(hashlib.sha256(log.read_bytes()).digest())
         key.update(json.dumps(labels, sort_keys=True).encode())
-        whole, clean = (Replay.from_events(some, table, held.habits.copy()) for some in (events, normal))
+        whole, clean = (LogReplay.from_events(some, table, held.habits.copy()) for some in (events, normal))
         encoded = hashlib.sha256()
         for given in (table, whole, clean):
             for name in _COLUMNS:
