@@ -73,7 +73,7 @@ def main() -> None:
         "authorization",
         [
             Row("decoding the same events", decoding * each, "us an event"),
-            Row("oracle, events seen first", first * each, "us an event"),
+            at_most("oracle, events seen first", first * each, "us an event", _MOST),
             at_most("oracle, shapes known", warm * each, "us an event", _MOST),
             Row("comparison without memory", plain * each, "us an event"),
             at_least("decisions, shapes known", len(events) / warm, "a second and core", _DECISIONS),

@@ -3,7 +3,8 @@
 Alerts as large as those of the recording (tens of kilobytes each, in a SQLite file), each joined into incidents as the service
 does it; a history of four weeks, with half as many principals as alerts; and an event store with two weeks of everyday work,
 scored by the starter model. Chromium opens every page on loopback, from the start of the navigation to the end of its `load`
-event; the first view is the very first page that the process renders.
+event; the first view is the very first page that the process renders. Processor time is that of the service and of the main
+thread of the page in Chromium together: what a page takes on a machine that does nothing else.
 
 Run: python -m benchmarks.bench_console [--alerts 10000] [--events 60000] [--repeat 5]
 """
@@ -223,6 +224,12 @@ def shown_in(page: Any, url: str) -> tuple[float, float]:
     return paint / 1000, load / 1000
 
 
+def busy(devtools: Any) -> float:
+    """Seconds that the main thread of the page that is open has worked since it was opened."""
+    metrics = devtools.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
+
 def pages_of(engine: Engine, busiest: Alert, number: int, audit_id: str) -> dict[str, str]:
     """The pages that are opened, by what they show."""
     largest = max(engine.incidents.page(limit=100).incidents, key=lambda one: one.alert_count)
@@ -280,18 +287,28 @@ def measure(number: int, events: int, repeat: int, folder: Path) -> list[Row]:
             Row("filling all stores", time.perf_counter() - began, "s"),
         ]
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        devtools = page.context.new_cdp_session(page)
+        devtools.send("Performance.enable")
+        before = time.process_time()
         paint, load = shown_in(page, url + pages["alerts"])
+        both = time.process_time() - before + busy(devtools)
         rows.append(at_most("first view: first paint", paint, "s", MOST_SECONDS))
         rows.append(at_most("first view: loaded", load, "s", MOST_SECONDS))
+        rows.append(at_most("first view: processor time", both, "s", MOST_SECONDS))
         for name, path in pages.items():
-            spent = time.process_time()
-            times = [shown_in(page, url + path)[1] for _ in range(repeat)]
-            spent = time.process_time() - spent
+            times, spent, drawn = [], [], []
+            for _ in range(repeat):
+                before = time.process_time()
+                times.append(shown_in(page, url + path)[1])
+                spent.append(time.process_time() - before)
+                drawn.append(busy(devtools))
             typical = statistics.median(times)
             rows.append(at_most(f"{name}: loaded, median of {repeat}", typical, "s", MOST_SECONDS))
-            # The first of them finds nothing cached. The processor time of this process says more on a busy machine.
-            rows.append(Row(f"{name}: the slowest", max(times), "s"))
-            rows.append(Row(f"{name}: processor time of the service", spent / repeat, "s"))
+            # The first of them finds nothing cached. On a busy machine processor time says more than waiting does.
+            both = spent[0] + drawn[0]
+            rows.append(at_most(f"{name}: processor time, first time", both, "s", MOST_SECONDS))
+            rows.append(Row(f"{name}: of that Chromium", drawn[0], "s"))
+            rows.append(Row(f"{name}: of the service, median", statistics.median(spent), "s"))
     return rows
 
 

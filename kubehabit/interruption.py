@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -18,11 +18,11 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(kept: str) -> Iterator[None]:
+def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
     """End with a sentence and the exit status that a shell expects (130, or 143 after SIGTERM).
 
     Args:
-        kept: what was kept, and how to go on.
+        kept: what was kept, and how to go on; called only when it is asked for.
     """
 
     def end(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -37,7 +37,8 @@ def interruptible(kept: str) -> Iterator[None]:
         if not isinstance(cause, KeyboardInterrupt):
             raise
         number = signal.SIGTERM if isinstance(cause, _Terminated) else signal.SIGINT
-        say(f"Stopped by {'SIGTERM' if number == signal.SIGTERM else 'Ctrl-C'}. {kept}", err=True)
+        said = kept if isinstance(kept, str) else kept()
+        say(f"Stopped by {'SIGTERM' if number == signal.SIGTERM else 'Ctrl-C'}. {said}", err=True)
         raise typer.Exit(128 + number) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from data.errors import KubehabitError
 from kubehabit import options as opt
 from kubehabit.interruption import interruptible
 
@@ -75,7 +77,8 @@ def train(
         options += [f"--data.feedback={feedback}", f"--data.feedback_logs={logs}"]
     if signing_key is not None:
         options.append(f"--register.signing_key={signing_key.absolute()}")
-    with interruptible("The newest checkpoint is kept: go on with --resume last. Nothing was registered."):
+    began = time.time()
+    with interruptible(lambda: _kept(began, resume)):
         result = run_training(
             config or opt.shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
         )
@@ -87,6 +90,20 @@ def train(
         typer.echo("Next: kubehabit promote --log LOG --labels LABELS.json --normal LOG")
     else:
         typer.echo("Next: kubehabit serve, or kubehabit evaluate --log LOG --labels LABELS.json")
+
+
+def _kept(began: float, resumed: str | None) -> str:
+    """What is kept of a training that began at a time, in seconds since 1970, maybe by resuming another."""
+    from training.checkpoints import find
+
+    run = resumed or "last"
+    try:
+        newest = find(run)
+        if resumed or newest.path.stat().st_mtime >= began:
+            return f"Step {newest.step} is kept: go on with --resume {run}. Nothing was registered."
+    except (KubehabitError, OSError):
+        pass
+    return "It had no checkpoint yet, so nothing is kept: start it again."
 
 
 @app.command("starter", context_settings=_TO_LIGHTNING)

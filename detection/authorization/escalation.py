@@ -53,6 +53,13 @@ _EVERYWHERE = ("", _EVERY)
 #: Powers that lead to everything by themselves, or with others of these.
 _TO_ADMIN = frozenset(("reach kubelets", "approve certificates", "change admission", "change policies"))
 _TO_NODES = frozenset((*NODE_WAYS, "approve certificates"))
+#: Powers that lead somewhere only together with others, or that lead away from who has them.
+_COMBINED = frozenset(
+    (
+        *("bind roles", "bind clusterroles", "escalate roles", "escalate clusterroles"),
+        *("act as user", "act as group", "approve certificates"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,7 @@ class Escalation:
         self._of_role: dict[RightsHolder, list[BindingGrant]] = {}
         self._power_cache: dict[ObjectKey, Mapping[str, Names]] = {}
         self._leads: dict[RightsHolder, list[EscalationStep]] = {}
+        self._ends: dict[tuple[ObjectKey, str], frozenset[RightsHolder]] = {}
 
     def groups_of(self, user: str) -> tuple[str, ...]:
         """Groups that every such user has."""
@@ -217,11 +225,11 @@ class Escalation:
         ]
         seen = set(waiting)
         for one in waiting:  # grows while it is walked
-            for lead in self._leads_of(one):
-                back[lead.end].add(one)
-                if lead.end not in seen and lead.end.kind != "accounts":
-                    seen.add(lead.end)
-                    waiting.append(lead.end)
+            for end in self._ends_of(one):
+                back[end].add(one)
+                if end not in seen and end.kind != "accounts":
+                    seen.add(end)
+                    waiting.append(end)
         steps = {ADMIN: 0}
         around = deque([ADMIN])
         while around:
@@ -243,9 +251,28 @@ class Escalation:
         binding = self._rbac.bindings.get(key)
         if binding is None or binding.role is None or not self._powers(binding.role):
             return None
-        leads = self._find(RightsHolder("role", str(key)), [BindingGrant(key, binding.role)], ())
         steps = self._steps
-        return min((steps[lead.end] + 1 for lead in leads if lead.end in steps), default=None)
+        ends = self._ends_alone(BindingGrant(key, binding.role))
+        return min((steps[end] + 1 for end in ends if end in steps), default=None)
+
+    def _ends_alone(self, grant: BindingGrant) -> frozenset[RightsHolder]:
+        """Where the rights that a binding gives lead by themselves; the same for all bindings of a role in a namespace."""
+        key = grant.role, grant.binding.namespace
+        found = self._ends.get(key)
+        if found is None:
+            leads = self._find(RightsHolder("role", str(grant.binding)), [grant], ())
+            found = self._ends[key] = frozenset(lead.end for lead in leads)
+        return found
+
+    def _ends_of(self, one: RightsHolder) -> Iterable[RightsHolder]:
+        """Where the steps of an identity end: put together from its bindings, as far as they do not need each other."""
+        grants, groups = self._grants_of(one)
+        together = MASTERS in groups or not all(
+            _COMBINED.isdisjoint(self._powers(grant.role)) for grant in grants
+        )
+        if one.kind == "node" or together:
+            return {lead.end for lead in self._leads_of(one)}
+        return frozenset[RightsHolder]().union(*map(self._ends_alone, grants))
 
     def _spread(self, lead: EscalationStep, source: RightsHolder) -> Iterator[EscalationStep]:
         """A step as it is, or one to each service account that it leads to."""

@@ -147,7 +147,7 @@ class AuthorizationOracle:
         request = one.request
         if request.path is not None or not request.name:
             return True
-        grants = list(self.rbac.bindings_of(user.username, user.groups, request.namespace))
+        grants = self.rbac.bindings_of(user.username, user.groups, request.namespace)
         return any(
             _names_objects(rule, request) for grant in grants for rule in self.rbac.rules(grant.role) or ()
         )

@@ -24,7 +24,10 @@ KINDS: Mapping[str, str] = {
     "ClusterRoleBinding": "clusterrolebindings",
     "RoleBinding": "rolebindings",
 }
+_KIND_OF = {resource: kind for kind, resource in KINDS.items()}
 SERVICE_ACCOUNT = "system:serviceaccount:"
+#: Users with a namespace whose bindings are remembered until RBAC changes, and the longest namespace or most groups of one.
+_REMEMBERED, _LONGEST = 4_096, 512
 #: The role whose rules the node authorizer applies to every node; no binding names it.
 NODE_ROLE_NAME = "system:node"
 
@@ -38,7 +41,7 @@ class ObjectKey(NamedTuple):
 
     def __str__(self) -> str:
         """As Kubernetes' own reasons name it: `RoleBinding "edit/shop"`."""
-        kind = next(kind for kind, resource in KINDS.items() if resource == self.resource)
+        kind = _KIND_OF[self.resource]
         return f'{kind} "{self.name}/{self.namespace}"' if self.namespace else f'{kind} "{self.name}"'
 
 
@@ -173,6 +176,7 @@ class Rbac:
         self._of_group: dict[str, set[ObjectKey]] = defaultdict(set)
         self._of_unknown: set[ObjectKey] = set()
         self._rules: dict[ObjectKey, tuple[PolicyRule, ...] | None] = {}
+        self._grants: dict[tuple[str, tuple[str, ...], str], tuple[BindingGrant, ...]] = {}
         self._affected = Affected()
         for one in objects:
             self.put_object(one)
@@ -226,6 +230,7 @@ class Rbac:
         """Remove a role or binding, if it is there."""
         self.generation += 1
         self._rules.clear()
+        self._grants.clear()
         self._note_affected(key, self.get(key))
         self.roles.pop(key, None)
         gone = self.bindings.pop(key, None)
@@ -283,12 +288,18 @@ class Rbac:
                 found.update(dict.fromkeys(rules))
         return tuple(found)
 
-    def bindings_of(self, user: str, groups: Sequence[str], namespace: str = "") -> Iterator[BindingGrant]:
+    def bindings_of(self, user: str, groups: Sequence[str], namespace: str = "") -> tuple[BindingGrant, ...]:
         """What a user has by bindings of the whole cluster, then by those of a namespace; with what is unknown."""
-        keys = (
-            key for key in self._of_unknown | self._naming(user, groups) if key.namespace in ("", namespace)
-        )
-        yield from self._with_roles(keys)
+        asked = user, tuple(groups), namespace
+        found = self._grants.get(asked)
+        if found is None:
+            keys = self._of_unknown | self._naming(user, groups)
+            found = tuple(self._with_roles(key for key in keys if key.namespace in ("", namespace)))
+            if len(self._grants) >= _REMEMBERED:
+                self._grants.clear()
+            if len(namespace) + len(groups) < _LONGEST:
+                self._grants[asked] = found
+        return found
 
     def all_bindings_of(self, user: str, groups: Sequence[str]) -> Iterator[BindingGrant]:
         """As `bindings_of`, of all namespaces."""

@@ -61,17 +61,16 @@ class PolicyRule:
             return False
         if request.path is not None:
             return any(path_matches(path, request.path) for path in self.paths)
+        resources, subresource = self.resources, request.subresource
         return (
             (ALL in self.groups or request.group in self.groups)
-            and any(_resource_matches(one, request) for one in self.resources)
+            and (
+                ALL in resources
+                or request.combined in resources
+                or (bool(subresource) and f"*/{subresource}" in resources)
+            )
             and (not self.names or request.name in self.names)
         )
-
-
-def _resource_matches(rule: str, request: AccessRequest) -> bool:
-    if rule in (ALL, request.combined):
-        return True
-    return bool(request.subresource) and rule == f"*/{request.subresource}"
 
 
 def path_matches(rule: str, path: str) -> bool:

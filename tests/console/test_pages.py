@@ -51,3 +51,35 @@ def test_every_page_is_sound_in_both_themes_and_on_a_phone(
     visitor.go("/console/alerts/no-such-alert")
     visitor.check(ignored=("404", "422"))
     visitor.close()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_on_a_phone_the_pages_are_behind_one_button_in_one_row(
+    console: Console, browser: Any, scripts: bool
+) -> None:
+    visitor = Visitor(browser, console.url, size=PHONE, scripts=scripts)
+    visitor.sign_in(console.admin)
+    page = visitor.go("/console/rules")
+    assert page.locator(".side").bounding_box()["height"] < 64
+    menu = page.get_by_role("button", name="Menu")
+    places = page.get_by_role("navigation", name="Console").get_by_role("link")
+    assert places.count() == 0
+    menu.focus()
+    page.keyboard.press("Enter")
+    assert places.count() > 8
+    if scripts:  # axe is one
+        visitor.check()
+    page.keyboard.press("Escape")
+    assert places.count() == 0
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "Overview", "the first page follows its button"
+    places.get_by_text("Incidents").click()
+    page.wait_for_url("**/console/incidents")
+    visitor.close()
+    wide = Visitor(browser, console.url)
+    wide.sign_in(console.admin)
+    page = wide.page
+    assert page.get_by_role("button", name="Menu").count() == 0
+    assert page.get_by_role("navigation", name="Console").get_by_role("link").count() > 8
+    wide.close()

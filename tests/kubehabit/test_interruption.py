@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -71,3 +72,33 @@ def test_an_interrupted_command_says_what_was_kept_and_ends_as_a_shell_expects(
         assert done.exit_code == 130
         assert "Stopped by Ctrl-C." in done.stderr
         assert kept in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "kept"),
+    [
+        (None, [], "no checkpoint yet, so nothing is kept: start it again"),
+        ("older", [], "no checkpoint yet, so nothing is kept: start it again"),
+        ("newer", [], "Step 50 is kept: go on with --resume last"),
+        ("older", ["--resume", "run"], "Step 50 is kept: go on with --resume run"),
+    ],
+)
+def test_a_training_that_is_stopped_offers_to_go_on_only_from_its_own_checkpoint(
+    step: str | None, options: list[str], kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBEHABIT_HOME", str(tmp_path))
+    checkpoint = tmp_path / "checkpoints" / "run" / "step=50.ckpt"
+
+    def stopped(*_: object, **__: object) -> None:
+        if step is not None:
+            checkpoint.parent.mkdir(parents=True)
+            checkpoint.write_bytes(b"")
+            (checkpoint.parent / "train.yaml").write_text("")
+            at = time.time() + (60 if step == "newer" else -60)
+            os.utime(checkpoint, (at, at))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.train.train", stopped)
+    done = CliRunner().invoke(app, ["train", "--data", str(tmp_path), *options])
+    assert done.exit_code == 130
+    assert kept in " ".join(done.stderr.split())

@@ -367,6 +367,43 @@ def test_the_distance_of_all_is_the_length_of_each_path() -> None:
         assert len(path) == distances.get(RightsHolder("group", group), 0)
 
 
+@pytest.mark.parametrize(
+    ("grants", "distance"),
+    [
+        (("*: me: bind rbac:clusterroles", "*: me: create rbac:clusterrolebindings"), 1),
+        (("*: me: escalate rbac:clusterroles", "*: me: update rbac:clusterroles"), 1),
+        (("*: me: impersonate .:groups", "*: me: impersonate .:users"), 1),
+        (
+            (
+                "*: me: create csr:certificatesigningrequests; approve csr:signers",
+                "*: me: update csr:certificatesigningrequests/approval",
+            ),
+            1,
+        ),
+        (("lab: me: create .:pods", "*: system:serviceaccount:lab:you: * *:*"), 2),
+        (("lab: me: create .:pods", "lab: system:serviceaccount:lab:you: get .:pods"), None),
+    ],
+)
+def test_the_distance_counts_rights_that_only_lead_on_together(
+    grants: tuple[str, ...], distance: int | None
+) -> None:
+    escalation = Escalation(Rbac(objects(*grants)))
+    assert escalation.steps_to_admin.get(RightsHolder("user", _ME)) == distance
+
+
+def test_the_distance_of_many_accounts_is_found_once_for_all_that_have_a_role_in_a_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accounts = ",".join(f"system:serviceaccount:lab:a{number}" for number in range(200))
+    grants = [f"lab: {accounts}: create .:pods; list .:secrets", "*: system:serviceaccount:lab:a7: * *:*"]
+    escalation = Escalation(Rbac(objects(*grants)))
+    found, searched = Escalation._find, []
+    monkeypatch.setattr(Escalation, "_find", lambda *given: searched.append(given[1]) or found(*given))
+    assert set(escalation.steps_to_admin.values()) == {1, 2}
+    assert len(escalation.steps_to_admin) == 200
+    assert len(searched) < 10
+
+
 _PARTS = st.lists(
     st.builds(
         PolicyRule,

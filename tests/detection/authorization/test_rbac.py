@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
@@ -177,6 +178,20 @@ def test_what_changed_nothing_changes_nothing(ignored: dict[str, Any]) -> None:
         )
     assert not follower.follow(made)
     assert opinion(rbac) == "allow"
+
+
+def test_no_number_of_namespaces_that_are_asked_for_fills_the_memory() -> None:
+    content = {"kind": "ClusterRoleBinding", "metadata": {"name": "b"}, "roleRef": {"name": "r"}}
+    rbac = Rbac([content | {"subjects": [{"kind": "User", "name": "u"}]}])
+    known = rbac.bindings_of("u", (), "shop")
+    assert rbac.bindings_of("u", (), "shop") is known, "asked again, it is not looked up again"
+    tracemalloc.start()
+    for number in range(6_000):
+        assert rbac.bindings_of("u", (), f"shop-{number}") == known
+        assert rbac.bindings_of("u", (), f"{number}" * 1_000) == known
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 3_000_000
 
 
 def test_aggregated_roles_gather_by_label_and_through_each_other() -> None:
