@@ -167,8 +167,8 @@ class ForkedWorker:
 class LonePartition:
     """A partition without Kafka: records are given to it one after the other."""
 
-    def __init__(self, home: Path, model: FleetModel, **settings: Any) -> None:
-        self.settings = Settings(worker={"state": str(home / "fleet")}, **settings)
+    def __init__(self, home: Path, model: FleetModel, state: str | None = None, **settings: Any) -> None:
+        self.settings = Settings(worker={"state": state or str(home / "fleet")}, **settings)
         self.metrics = Metrics()
         self.letters = BoundedDeadLetters(home / "dead-letters.jsonl", 1 << 20)
         self.writers = ThreadPoolExecutor(1)
