@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ class ForkedWorker:
             status = 1
             try:
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                _close_sockets()  # or what the broker closes would stay open
                 prepare()
                 stop = threading.Event()
                 signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -162,6 +164,13 @@ class ForkedWorker:
         _, status, used = os.wait4(self.process, 0)
         assert status == 0, status
         return used.ru_utime + used.ru_stime
+
+
+def _close_sockets() -> None:
+    for path in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):
+            if stat.S_ISSOCK(path.stat().st_mode):
+                os.close(int(path.name))
 
 
 class LonePartition:
