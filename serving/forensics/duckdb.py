@@ -32,6 +32,11 @@ def connect(folder: Path, memory_mb: int, threads: int = 1, **config: bool) -> d
     return connection
 
 
-def quoted(path: Path) -> str:
-    """A path as an SQL string literal."""
+def quoted(path: Path | str) -> str:
+    """A path or URL as an SQL string literal."""
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def parquet(*paths: Path | str, more: str = "") -> str:
+    """SQL that reads Parquet files with the columns that are in them; a folder of a path may be named like `cluster=prod`."""
+    return f"read_parquet([{', '.join(map(quoted, paths))}], hive_partitioning = false{more})"

@@ -22,7 +22,7 @@ from data.errors import KubehabitError
 from data.principals.person import Person
 from data.signing_keys import load_signing_key
 from serving.forensics.catalog import Segment, StoredFile
-from serving.forensics.duckdb import connect, quoted
+from serving.forensics.duckdb import connect, parquet, quoted
 from serving.forensics.event_store import EventStore
 from serving.forensics.ledger import Ledger, LedgerEntry, named_key
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
@@ -63,13 +63,11 @@ class Found(NamedTuple):
 
 def names_of(folder: Path, principal: str, files: Iterable[StoredFile], memory_mb: int) -> list[str]:
     """The user names that were folded into a principal, as the store has them."""
-    paths = [quoted(folder / file.name) for file in files]
+    paths = [folder / file.name for file in files]
     if not paths:
         return []
     with connect(folder, memory_mb) as connection:
-        query = (
-            f"SELECT DISTINCT username FROM read_parquet([{', '.join(paths)}]) WHERE principal = ? ORDER BY 1"
-        )
+        query = f"SELECT DISTINCT username FROM {parquet(*paths)} WHERE principal = ? ORDER BY 1"
         return [str(row[0]) for row in connection.execute(query, [principal]).fetchall()]
 
 
@@ -126,7 +124,7 @@ def erase(store: EventStore, request: ErasureRequest, memory_mb: int) -> int:
             segments = _new_roots(connection, store, file, drafted)
         names, draft = ", ".join(COLUMNS), quoted(store.folder / _DRAFT)
         numbers = f"SELECT number FROM ({rows_of([draft])})"
-        kept = f"SELECT {names} FROM read_parquet({quoted(store.folder / file.name)}) WHERE number NOT IN ({numbers})"
+        kept = f"SELECT {names} FROM {parquet(store.folder / file.name)} WHERE number NOT IN ({numbers})"
         store.rewrite(
             file,
             f"SELECT {names} FROM ({kept} UNION ALL SELECT {names} FROM ({rows_of([draft])})) ORDER BY number",
@@ -153,7 +151,7 @@ def _matching(connection: duckdb.DuckDBPyConnection, path: Path, person: Person)
     columns = ", ".join(f"epoch_us({name}) AS {name}" if name in TIMES else name for name in COLUMNS)
     named = " OR ".join(f"contains({name}, ?)" for name in _TEXTS for _ in person.spellings)
     values = [spelling for _ in _TEXTS for spelling in person.spellings]
-    query = f"SELECT {columns} FROM read_parquet({quoted(path)}) WHERE {named} ORDER BY number"
+    query = f"SELECT {columns} FROM {parquet(path)} WHERE {named} ORDER BY number"
     cursor = connection.execute(query, values)
     while rows := cursor.fetchmany(_AT_A_TIME):
         for record in map(EventRecord._make, rows):

@@ -45,7 +45,7 @@ from data.signing_keys import load_signing_key
 from data.timestamps import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
-from serving.forensics.duckdb import quoted
+from serving.forensics.duckdb import parquet, quoted
 from serving.forensics.kept_files import AgeGuard, droppable, mergeable
 from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
@@ -374,12 +374,11 @@ class EventStore:
         for files in mergeable(list(self._catalog.files), clock.written(clock.now())[:10]):
             if self._closing:
                 return
-            names = ", ".join(quoted(self.folder / file.name) for file in files)
             first, count = files[0].first, sum(file.count for file in files)
             level = max(file.level for file in files) + 1
             span = (min(file.earliest for file in files), max(file.latest for file in files))
             name = f"{files[0].name[:10]}/{first}-{level}.parquet"
-            rows = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{names}])"
+            rows = f"SELECT {', '.join(COLUMNS)} FROM {parquet(*(self.folder / file.name for file in files))}"
             into = self._write(rows, name, first, count, span, level)
             self.ledger.append("compacted", files=[file.name for file in files], into=asdict(into))
             self._catch_up()

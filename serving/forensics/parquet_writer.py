@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.forensics.duckdb import connect, quoted
+from serving.forensics.duckdb import connect, parquet, quoted
 
 _ROW_GROUP = 61_440
 
@@ -82,7 +82,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             if request["first"] is not None:
                 written = connection.execute(
                     f"SELECT count(*) FILTER (number = file_row_number + {int(request['first'])}) "
-                    f"FROM read_parquet({to}, file_row_number = true)"
+                    f"FROM {parquet(request['to'], more=', file_row_number = true')}"
                 ).fetchone()
     except duckdb.Error as error:
         return {"error": str(error)}

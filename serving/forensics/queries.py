@@ -20,7 +20,7 @@ import msgspec
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.duckdb import connect, quoted
+from serving.forensics.duckdb import connect, parquet, quoted
 from serving.forensics.ledger import LedgerReader
 from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, EventRecord, rows_of
 
@@ -503,8 +503,8 @@ class RecordSource:
         )
         records = f"SELECT {selected} FROM {unsealed}"
         if files:
-            names = ", ".join(quoted(self.folder / file.name) for file in files)
-            records = f"SELECT {selected} FROM read_parquet([{names}]) UNION ALL {records}"
+            stored = parquet(*(self.folder / file.name for file in files))
+            records = f"SELECT {selected} FROM {stored} UNION ALL {records}"
         query = query.replace("{records}", f"({records})").replace("{open}", unsealed)
         return self.cursor.execute(query, list(values)).fetchall()
 

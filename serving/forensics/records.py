@@ -120,7 +120,8 @@ def rows_of(files: Sequence[str], *, torn: bool = False, kind: bool = False) -> 
     more, types = (", kind", ", kind: 'VARCHAR'") if kind else ("", "")
     return (
         f"SELECT {_FROM_JSON}{more} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
-        f"columns = {{{_JSON_TYPES}{types}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()})"
+        f"columns = {{{_JSON_TYPES}{types}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()}, "
+        "hive_partitioning = false)"  # a folder may be named like `cluster=prod`
     )
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
-from serving.forensics.duckdb import connect, quoted
+from serving.forensics.duckdb import connect, parquet
 from serving.forensics.event_store import SET_ASIDE, checksum_of
 from serving.forensics.ledger import (
     BEGINNING,
@@ -352,7 +352,7 @@ def leaves_of(
 ) -> tuple[list[int], list[bytes]]:
     """Numbers and hashes of the records of a file from `first` up to `end`, as they stand in it."""
     query = (
-        f"SELECT number, {CONTENT_SQL} AS content FROM read_parquet({quoted(path)}) "
+        f"SELECT number, {CONTENT_SQL} AS content FROM {parquet(path)} "
         f"WHERE number >= {first} AND number < {end}"
     )
     columns = connection.execute(query).fetchnumpy()
@@ -386,7 +386,7 @@ class _RecordCheck:
         """All records of a file."""
         import duckdb
 
-        stored = f"read_parquet({quoted(self._folder / file.name)})"
+        stored = parquet(self._folder / file.name)
         try:
             described = self._connection.execute(f"DESCRIBE SELECT * FROM {stored}").fetchall()
             if {row[0]: row[1] for row in described} != SQL_TYPES:
@@ -502,13 +502,13 @@ def _find_gaps(
     """Spans without events, by the API server's clock, and losses that the store itself noted."""
     import duckdb
 
-    files = [quoted(folder / file.name) for file in catalog.files if (folder / file.name).exists()]
+    files = [folder / file.name for file in catalog.files if (folder / file.name).exists()]
     if files:
         # By minute, as 100 million events have few minutes.
         query = f"""
             SELECT epoch_us(last), epoch_us(next) FROM (
                 SELECT last, lead(first) OVER (ORDER BY first) AS next FROM (
-                    SELECT min(time) AS first, max(time) AS last FROM read_parquet([{", ".join(files)}])
+                    SELECT min(time) AS first, max(time) AS last FROM {parquet(*files)}
                     GROUP BY epoch_us(time) // 60000000))
             WHERE epoch_us(next) - epoch_us(last) > ? ORDER BY 1"""
         try:

@@ -182,7 +182,7 @@ class AlertStore:
                     # Else each statement that changes a table is a transaction of its own, and a process that is killed in
                     # between leaves a store that no start can open.
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
-                _take_turn(connection, _SCHEMA)
+                take_turn(connection, _SCHEMA)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as error:
@@ -202,7 +202,7 @@ class AlertStore:
         """A writer's transaction, committed or rolled back as a whole. Arguments and errors as for `transaction`."""
         with span("store"), self.transaction(lazily=lazily) as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
-            _take_turn(connection, _WRITERS)
+            take_turn(connection, _WRITERS)
             writer = Writer(connection, self.clock)
             yield writer
             dropped = self._drop_excess(connection) if writer.raised else None
@@ -271,7 +271,7 @@ class AlertStore:
     def prune(self) -> int:
         """Delete alerts that are too old or too many; returns how many. Adding an alert does so by itself."""
         with self.transaction() as connection:
-            _take_turn(connection, _WRITERS)
+            take_turn(connection, _WRITERS)
             held = connection.scalar(sa.select(sa.func.count()).select_from(ALERTS)) or 0
             self._share = max(_LEAST_SHARE, held // _SHARE)
             dropped = self._drop_excess(connection)
@@ -388,7 +388,7 @@ class AlertStore:
             *(FEEDBACK.c[name] == one for name, one in values.items())
         )
         with self.transaction() as connection:
-            _take_turn(connection, _WRITERS)
+            take_turn(connection, _WRITERS)
             if connection.execute(same.limit(1)).first() is None:
                 connection.execute(sa.insert(FEEDBACK).values(values))
 
@@ -607,7 +607,7 @@ def _enter_schema(schema: str, connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _take_turn(connection: Connection, key: int) -> None:
+def take_turn(connection: Connection, key: int) -> None:
     """Hold PostgreSQL's advisory lock to the end of the transaction. SQLite has only one writer anyway.
 
     Each schema has locks of its own, but for `public`, whose are those of earlier releases.

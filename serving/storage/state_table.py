@@ -6,8 +6,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from serving.storage.database import StoreError, open_database, shown_url
+from serving.storage.database import StoreError, open_database, shown_url, take_turn
 
+#: Key of the lock that is held while the table is made; another one than those of the alert store.
+_MAKING = 0x6B75_6267
 _metadata = sa.MetaData()
 _FILES = sa.Table(
     "fleet_state",
@@ -26,6 +28,7 @@ class StateTable:
         try:
             with self._engine.begin() as connection:
                 if not sa.inspect(connection).has_table(_FILES.name):
+                    take_turn(connection, _MAKING)  # workers may start together
                     _metadata.create_all(connection)
         except SQLAlchemyError as error:
             raise self._failed(error) from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ class ForkedWorker:
             status = 1
             try:
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                _close_sockets()  # or what the broker closes would stay open
                 prepare()
                 stop = threading.Event()
                 signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -164,11 +166,18 @@ class ForkedWorker:
         return used.ru_utime + used.ru_stime
 
 
+def _close_sockets() -> None:
+    for path in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):
+            if stat.S_ISSOCK(path.stat().st_mode):
+                os.close(int(path.name))
+
+
 class LonePartition:
     """A partition without Kafka: records are given to it one after the other."""
 
-    def __init__(self, home: Path, model: FleetModel, **settings: Any) -> None:
-        self.settings = Settings(worker={"state": str(home / "fleet")}, **settings)
+    def __init__(self, home: Path, model: FleetModel, state: str | None = None, **settings: Any) -> None:
+        self.settings = Settings(worker={"state": state or str(home / "fleet")}, **settings)
         self.metrics = Metrics()
         self.letters = BoundedDeadLetters(home / "dead-letters.jsonl", 1 << 20)
         self.writers = ThreadPoolExecutor(1)

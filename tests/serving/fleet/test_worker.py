@@ -18,7 +18,7 @@ from serving.fleet.process import check_worker
 from serving.fleet.worker import FleetWorker
 from serving.settings import Settings
 from tests.serving.fleet.fleets import FAST, Alerts, ForkedWorker, alerts_of, figure, running
-from tests.serving.fleet.mock_kafka import MockKafka, wait_for_commit
+from tests.serving.fleet.mock_kafka import MockKafka, committed, wait_for_commit
 
 
 def settings_of(kafka: MockKafka, topic: str, **more: object) -> Settings:
@@ -90,6 +90,26 @@ def test_a_partition_whose_fetching_has_stopped_begins_again(
         kafka.send(topic, 0, "prod", lines[half:])
         wait_for_commit(observer, topic, 0, len(lines))
     assert alerts_of(settings, "prod") == expected
+
+
+def test_a_checkpoint_that_kafka_has_not_heard_of_is_committed_by_the_next_worker(
+    kafka: MockKafka, model: FleetModel, lines: list[bytes], own_home: Path
+) -> None:
+    """Or the lag that is shown, and scaled on, would stay until more records come."""
+    topic = kafka.topic()
+    settings, observer = settings_of(kafka, topic), kafka.observer(topic)
+    kafka.send(topic, 0, "prod", lines[:300])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            FleetWorker, "_commit", lambda _worker, partition: setattr(partition, "committable", None)
+        )
+        with running(settings, model):
+            until = time.monotonic() + 30
+            while not list(own_home.glob("fleet/*/00000/*300.json")) and time.monotonic() < until:
+                time.sleep(0.05)
+    assert committed(observer, topic, 0) == 0
+    with running(settings, model):
+        wait_for_commit(observer, topic, 0, 300)
 
 
 @pytest.mark.slow

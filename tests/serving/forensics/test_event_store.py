@@ -595,6 +595,19 @@ def test_bytes_that_are_no_text_make_no_line_that_cannot_be_sealed(tmp_path: Pat
     assert verify(tmp_path).is_sound
 
 
+def test_a_folder_that_is_named_like_a_partition_changes_no_record(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster=prod" / "date=2026-11-24"
+    store = new_store(folder)
+    for part in range(32):  # so many that they are merged
+        store.append(body([raw_event(part)]))
+        store.seal()
+    store.merge()
+    store.append(body([raw_event(100)]))
+    assert {record.cluster for record in all_records(folder)} == {""}
+    store.close()
+    assert verify(folder).is_sound
+
+
 # -- merging and dropping ---------------------------------------------------------------------------------------
 
 
