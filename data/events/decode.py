@@ -6,11 +6,13 @@ What is no plain event (a list, a cloud's envelope) is opened by `data.events.fo
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from data.errors import KubehabitError
 from data.events.audit_event import (
     API_VERSIONS,
+    ID_KEY,
     MAX_EVENT_BYTES,
     MAX_UNPACKED_BYTES,
     UNREADABLE,
@@ -26,7 +29,9 @@ from data.events.audit_event import (
     Decoded,
     check,
     decode_event,
+    is_plain,
     is_too_long,
+    may_be_event,
 )
 from data.events.formats.foreign import NO_JSON, describe
 from data.events.formats.json_stream import Documents, opens_document
@@ -35,7 +40,10 @@ from data.events.formats.registry import Sources
 from data.events.left_out import LeftOut
 from data.events.packing import Blocks, read_within, replayed, unpacked
 from data.events.salvage import salvage
-from data.timestamps import are_usual, is_time
+from data.timestamps import are_usual
+
+if TYPE_CHECKING:
+    from data.events.packing import Stream
 
 #: Records of one body that may be no audit events; a webhook's batch has 400.
 MAX_UNREADABLE = 10_000
@@ -53,7 +61,7 @@ _BRACE = ord("}")
 
 
 class _NotTriedError(ValueError):
-    """A long line was not decoded as an event, because it has no audit ID."""
+    """A record was not decoded as an event, because it has no audit ID."""
 
 
 class _EventList(msgspec.Struct, gc=False):
@@ -74,10 +82,9 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 
 #: Bytes of a body in which the kind of a list is looked for: API servers write it first.
 _BEGINNING = 256
-#: The key that every plain event has. Bytes at the beginning of a block in which that of its first event is looked for, and of
-#: a line from which on it is looked for before the line is decoded: to decode an envelope as an event takes much longer.
-_ID_KEY = b'"auditID"'
-_FIRST_ID, _LONG_LINE = 16 << 10, 32 << 10
+#: Bytes at the beginning of a block in which the audit ID of its first event is looked for.
+_FIRST_ID = 16 << 10
+_SPACE = re.compile(rb"\s*+")
 
 
 def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:
@@ -134,7 +141,7 @@ def decode_numbered(
     numbers: list[int] = []
     dead: list[DeadLetter] = []
     skipped: Counter[str] = Counter()
-    decode, usual = _EVENT.decode, API_VERSIONS[0]
+    decode = _EVENT.decode
     native = 0
     for number, line in records:
         if len(line) > MAX_EVENT_BYTES:
@@ -150,10 +157,10 @@ def decode_numbered(
             )
             continue
         try:
-            if len(line) >= _LONG_LINE and _ID_KEY not in line:
+            if not may_be_event(line):
                 raise _NotTriedError
             event = decode(line)
-            if event.apiVersion != usual or not event.auditID or not is_time(event.requestReceivedTimestamp):
+            if not is_plain(event):
                 check(event)
             events.append(event)
             numbers.append(number)
@@ -217,7 +224,7 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
     """
     if len(block) > MAX_EVENT_BYTES:  # one of the lines could be too long
         return None
-    if _ID_KEY not in bytes(block[:_FIRST_ID]):
+    if ID_KEY not in bytes(block[:_FIRST_ID]):
         return None
     try:
         events = _EVENT.decode_lines(block)
@@ -246,6 +253,18 @@ def _objects_by_line(data: bytes) -> int | None:
     if last == _NEWLINE:
         return lines
     return lines + 1 if last == _BRACE else None
+
+
+def _lines(data: bytes, end: int) -> list[bytes]:
+    """The lines up to a place, without their newlines. `bytes.split` looks at one byte after the other."""
+    lines: list[bytes] = []
+    at, find = 0, data.find
+    while (stop := find(b"\n", at, end)) >= 0:
+        lines.append(data[at:stop])
+        at = stop + 1
+    if at < end:
+        lines.append(data[at:end])
+    return lines
 
 
 def _are_plain(events: Sequence[AuditEvent]) -> bool:
@@ -327,8 +346,7 @@ class LogRecords:
                 self._sources.records["native"] += len(decoded.events)
                 yield decoded
                 continue
-            whole = data[:end].removesuffix(b"\n")
-            lines = (whole.split(b"\n") if b"\n" in whole else [whole]) if end else []
+            lines = _lines(data, end)
             self.line = first + len(lines)
             numbered = iter(enumerate(lines, first))
             yield self._decode(numbered, self._opens)
@@ -385,7 +403,7 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
     Raises:
         KubehabitError: nothing in the body can be read as JSON at all, or too much of it is no audit event.
     """
-    if not body.strip():
+    if not body or body.isspace():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
     _check_density(body)
     if sources is None and len(body) <= MAX_EVENT_BYTES:  # no item can be too long then
@@ -425,13 +443,20 @@ def _chunks(body: bytes, sources: Sources, originals: list[bytes] | None = None)
     """The parts of a body as the reader of files finds them."""
     sources.limits = Limits(MAX_UNPACKED_BYTES, MAX_UNREADABLE)
     raw = io.BufferedReader(io.BytesIO(body), SMALL_BYTES)
-    stream = unpacked(raw)
-    if stream is not raw:  # it is packed, which a body seldom is
-        body, damage = read_within(stream, MAX_UNPACKED_BYTES)
+    unpacking = unpacked(raw)
+    stream: Stream | io.BytesIO = io.BytesIO(body)
+    if unpacking is raw:
+        stream.seek(raw.tell())  # behind a byte order mark
+    else:  # it is packed, which a body seldom is
+        body, damage = read_within(unpacking, MAX_UNPACKED_BYTES)
         _check_density(body)
-        stream = replayed(body, damage)
-    one_line = b"\n" not in body.strip()
-    blocks = Blocks(stream, CHUNK_BYTES, SMALL_BYTES)
+        stream = io.BytesIO(body) if damage is None else replayed(body, damage)
+    first = _SPACE.match(body).end()
+    end = body.find(b"\n", first)
+    one_line = end < 0 or _SPACE.match(body, end).end() == len(body)
+    # A line is put together of as few pieces as possible.
+    size = min(len(body), MAX_EVENT_BYTES) if one_line else 0
+    blocks = Blocks(stream, max(size, CHUNK_BYTES), SMALL_BYTES)
     yield from LogRecords(blocks, sources, positions=one_line, originals=originals).chunks()
 
 

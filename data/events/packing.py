@@ -469,7 +469,9 @@ class Blocks:
         interactive: give what there is at once, as of a live log that is piped in.
     """
 
-    def __init__(self, stream: Stream, size: int, small: int, *, interactive: bool = False) -> None:
+    def __init__(
+        self, stream: Stream | io.BytesIO, size: int, small: int, *, interactive: bool = False
+    ) -> None:
         self._stream = stream
         self._size, self._small = size, small
         self._unread: list[memoryview] = []

@@ -273,10 +273,11 @@ def _without_type(subject: str) -> str:
 
 def _code(payload: _Payload, verb: str, subresource: str, refused: bool) -> int:
     """HTTP status: that of the answer's Status object if it is there, else from the gRPC status."""
-    with suppress(*UNREADABLE):
-        answer = _ANSWER.decode(payload.response)
-        if answer.kind == "Status" and answer.code:
-            return answer.code
+    if payload.response:
+        with suppress(*UNREADABLE):
+            answer = _ANSWER.decode(payload.response)
+            if answer.kind == "Status" and answer.code:
+                return answer.code
     code = payload.status.code if payload.status is not None else 0
     if code:
         return code if code >= 100 else _CODES.get(code, 500)
@@ -382,15 +383,15 @@ class GkeEntry:
         operation = entry.operation or _Operation()
         # The operation is the request; where it is not the API server's, only the entry's own id is left.
         audit_id = operation.id if operation.id and operation.producer == "k8s.io" else entry.insertId
+        if operation.first == operation.last:
+            return audit_id, "ResponseComplete", time
         key = hash((cluster, audit_id))
-        if operation.first and not operation.last:
+        if operation.first:
             if len(self._started) >= _STARTED_LIMIT:
                 del self._started[next(iter(self._started))]
             self._started[key] = time[:_TIME_LENGTH]
             return audit_id, "ResponseStarted", time
-        if operation.last and not operation.first:
-            time = self._started.pop(key, time)
-        return audit_id, "ResponseComplete", time
+        return audit_id, "ResponseComplete", self._started.pop(key, time)
 
 
 def _time(entry: _LogEntry) -> str:

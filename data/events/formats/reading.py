@@ -20,6 +20,7 @@ from data.events.audit_event import (
     check,
     cut_text,
     decode_event,
+    may_be_event,
     why,
 )
 from data.events.formats.foreign import describe
@@ -137,10 +138,9 @@ class Reading:
 
         `cluster`, `version` (of the API) and `time` (in any form, for an event whose own is cut off) are of what is around it.
         """
-        error: Exception
-        if len(memoryview(raw)) > MAX_EVENT_BYTES:
-            error = ValueError(f"longer than {MAX_EVENT_BYTES} bytes")
-        else:
+        error: Exception | None = None
+        data = bytes(raw)
+        if len(data) <= MAX_EVENT_BYTES and may_be_event(data):
             try:
                 event = decode_event(raw, version)
             except UNREADABLE as refused:
@@ -150,17 +150,24 @@ class Reading:
                     event.cluster = cut_text(cluster)
                 self._append(event, raw)
                 return
-        self._unusual(bytes(raw), error, cut_text(cluster), version, time)
+        self._unusual(data, error, cut_text(cluster), version, time)
 
     def _unusual(
-        self, raw: bytes, error: Exception, cluster: str, version: str, time: str | int | float | None
+        self, raw: bytes, error: Exception | None, cluster: str, version: str, time: str | int | float | None
     ) -> None:
-        """Read an inner record that is no plain event."""
+        """Read an inner record that is no plain event; without an error, it was not tried as one."""
         before, around = len(self.events), self._time
         self._time, self.version = time or around, version
         try:
-            if len(raw) > MAX_EVENT_BYTES or not self.enter(raw):
-                self.give_up(raw, error)
+            if len(raw) > MAX_EVENT_BYTES:
+                self.give_up(raw, ValueError(f"longer than {MAX_EVENT_BYTES} bytes"))
+            elif not self.enter(raw):
+                try:
+                    if error is not None:
+                        raise error
+                    self._append(decode_event(raw, version), raw)
+                except UNREADABLE as refused:
+                    self.give_up(raw, refused)
         finally:
             self._time = around
         for event in self.events[before:]:
