@@ -84,7 +84,7 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 _BEGINNING = 256
 #: Bytes at the beginning of a block in which the audit ID of its first event is looked for.
 _FIRST_ID = 16 << 10
-_SPACE = re.compile(rb"\s*+")
+_NO_SPACE = re.compile(rb"\S")
 
 
 def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:
@@ -451,9 +451,9 @@ def _chunks(body: bytes, sources: Sources, originals: list[bytes] | None = None)
         body, damage = read_within(unpacking, MAX_UNPACKED_BYTES)
         _check_density(body)
         stream = io.BytesIO(body) if damage is None else replayed(body, damage)
-    first = _SPACE.match(body).end()
-    end = body.find(b"\n", first)
-    one_line = end < 0 or _SPACE.match(body, end).end() == len(body)
+    first = _NO_SPACE.search(body)
+    end = body.find(b"\n", first.start() if first is not None else 0)
+    one_line = end < 0 or _NO_SPACE.search(body, end) is None
     # A line is put together of as few pieces as possible.
     size = min(len(body), MAX_EVENT_BYTES) if one_line else 0
     blocks = Blocks(stream, max(size, CHUNK_BYTES), SMALL_BYTES)
