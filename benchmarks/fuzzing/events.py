@@ -206,7 +206,16 @@ def _seed(line: bytes) -> bytes:
     event = json.loads(line)
     event["auditID"] = "fuzzed"
     if event.get("objectRef"):
-        event["objectRef"]["name"] = f"fuzzed-{event['objectRef'].get('name', '')}"
+        name = event["objectRef"].get("name", "")
+        event["objectRef"]["name"] = f"fuzzed-{name}"
+        # Where that is damaged, the name is read from the path or the body.
+        if name:
+            event["requestURI"] = event["requestURI"].replace(f"/{name}", f"/fuzzed-{name}")
+        for part in ("requestObject", "responseObject"):
+            metadata = (event.get(part) or {}).get("metadata") or {}
+            metadata |= {
+                key: f"fuzzed-{metadata[key]}" for key in ("name", "generateName") if key in metadata
+            }
     return json.dumps(event, separators=(",", ":")).encode()
 
 
