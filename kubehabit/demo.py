@@ -24,7 +24,8 @@ from data.paths import Recordings
 from data.paths import home as kubehabit_home
 from kubehabit.client.remote import AnswerError, BusyError, Remote, UnreachableError
 from kubehabit.client.send import patiently
-from kubehabit.demo_server import Server, termination
+from kubehabit.demo_server import Server
+from kubehabit.interruption import interruptible
 from kubehabit.tables.demo import Played, Story, announce, chapter, farewell, report, short
 from kubehabit.tables.screen import VisibleConsole
 
@@ -54,7 +55,8 @@ def run(
     console = console or VisibleConsole()
     recordings = recordings or Recordings.shipped()
     home = _fresh(home or kubehabit_home() / "demo")
-    with _environment(home), termination():
+    kept = f"The next demo begins again; what this one made so far is in {short(home)}."
+    with _environment(home), interruptible(kept):
         return _chapters(home, recordings, overrides, console)
 
 

@@ -187,24 +187,29 @@ def test_interrupting_the_demo_leaves_no_server(
     code = f"""
 import sys, time
 from pathlib import Path
-from data import paths
-from data.paths import Recordings
-from kubehabit import demo, demo_server
-try:
-    with demo.termination(), demo.Server(Path({str(home)!r}), {serve!r}) as server:
+import typer
+from kubehabit import demo
+demo._chapters = lambda *_: serve()
+def serve():
+    with demo.Server(Path({str(home)!r}), {serve!r}) as server:
         print(server.pid, flush=True)
         time.sleep(60)
-except KeyboardInterrupt:
-    sys.exit(130)
+try:
+    demo.run(Path({str(home)!r}) / "demo")
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     pid = int(process.stdout.readline())
     assert running(pid)
     process.send_signal(number)
-    assert process.wait(20) == status
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert "The next demo begins again" in said
     assert not running(pid)
-    process.stdout.close()
 
 
 def test_a_signal_while_a_process_is_being_started_waits_until_it_is_known() -> None:

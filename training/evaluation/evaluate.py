@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from data.actions.encoder import ActionEncoder, ActionSettings
@@ -166,8 +167,10 @@ def evaluate(
     from training.baselines.product import ProductDetector
 
     run_labels = metrics.read_labels(labels) if labels is not None else []
-    bundle = Bundle.load(download(model_uri))
-    champion = ProductDetector(bundle)
+    stage = Console(stderr=True).status
+    with stage("loading the model"):
+        bundle = Bundle.load(download(model_uri))
+        champion = ProductDetector(bundle)
     began = monotonic()
     rivals, swapped = _rivals(bundle, champion, data, progress)
     seconds_fitting = monotonic() - began
@@ -209,7 +212,8 @@ def evaluate(
     if report is not None:
         _write(report, markdown(figures, log.name, caught))
     if track:
-        _track(bundle, log, figures, {**curves, ABLATIONS[0]: error_alone}, caught)
+        with stage("logging figures and plots to MLflow"):
+            _track(bundle, log, figures, {**curves, ABLATIONS[0]: error_alone}, caught)
     return figures
 
 
