@@ -98,6 +98,7 @@ def verify(
     ] = None,
     config: opt.ServiceConfig = None,
     store: opt.Store = None,
+    archive: opt.Archive = None,
     head: Annotated[
         str | None,
         typer.Option(
@@ -123,7 +124,8 @@ def verify(
 ) -> None:
     """Check that no event in the store was changed, removed, added or reordered, and report gaps in time.
 
-    Reads the files on this machine, also while the service runs. Exit status 1 says that something was changed.
+    Reads the files on this machine, also while the service runs, or with --archive their copy in object storage. Exit status 1
+    says that something was changed.
 
     Example:  `kubehabit verify --key kubehabit.pub --head 1042:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08`
 
@@ -134,6 +136,7 @@ def verify(
     from data.signing_keys import load_public_key
     from kubehabit.tables import evidence as tables
     from kubehabit.tables.screen import show
+    from serving.forensics.archive import ArchivedStore
     from serving.forensics.evidence.export import check
     from serving.forensics.evidence.page import check_page
     from serving.forensics.timestamps import load_roots
@@ -142,16 +145,22 @@ def verify(
 
     public = None if key is None else load_public_key(key)
     roots = None if tsa_ca is None else load_roots(tsa_ca)
+    if archive is not None and (file is not None or store is not None):
+        opt.fail("leave out FILE and --store: --archive names what is checked.")
     if file is not None:
         checked = check(file, public, roots)
         checked.findings.extend(check_page(file))
         sound, lines = not checked.findings, tables.file_lines(file, checked)
         content: object = checked
     else:
-        folder = (store or load_settings(config).events.resolved_path).absolute()
+        place = (
+            ArchivedStore(archive)
+            if archive is not None
+            else (store or load_settings(config).events.resolved_path).absolute()
+        )
         with Console(stderr=True).status("Reading the ledger") as status:
             report = verify_store(
-                folder,
+                place,
                 key=public,
                 head=head,
                 roots=roots,

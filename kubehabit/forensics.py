@@ -77,6 +77,7 @@ def events(
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     store: opt.Store = None,
+    archive: opt.Archive = None,
     as_json: opt.JsonLines = False,
     pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
 ) -> None:
@@ -102,7 +103,7 @@ def events(
         raise typer.BadParameter("give --format as well.", param_hint="--to")
     if form is EventFormat.PARQUET and to is None:
         raise typer.BadParameter("name the Parquet file with --to.", param_hint="--format")
-    answers = answers_of(url, local, config, store)
+    answers = answers_of(url, local, config, store, archive=archive)
     most = limit if limit is not None or form in _WHOLE else _SHOWN
     pages = EventPages(answers, ctx.obj.filter(), limit=most, cursor=cursor, newest=newest)
     if form is not None:
@@ -196,6 +197,7 @@ def principal(
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     store: opt.Store = None,
+    archive: opt.Archive = None,
     history: Annotated[
         Path | None,
         typer.Option(
@@ -222,13 +224,15 @@ def principal(
     from kubehabit.tables import events as tables
 
     span = (opt.moment(since), opt.moment(until))
-    if log and (local or config or store or history):
-        raise typer.BadParameter("leave out --local, --config, --store and --history.", param_hint="--log")
+    if log and (local or config or store or history or archive):
+        raise typer.BadParameter(
+            "leave out --local, --config, --store, --history and --archive.", param_hint="--log"
+        )
     if log:
         with answers_of_logs(log) as answers:
             found, past = life_of(answers, name, *span)
     else:
-        found, past = life_of(answers_of(url, local, config, store, history), name, *span)
+        found, past = life_of(answers_of(url, local, config, store, history, archive), name, *span)
     if as_json:
         opt.print_json(msgspec.to_builtins(found) | past)
     else:

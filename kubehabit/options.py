@@ -187,6 +187,18 @@ Store = Annotated[
     ),
 ]
 
+Archive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="URL of the event store's copy in object storage, with its cluster, as in s3://bucket/events/cluster=prod "
+        "(implies --local).",
+        metavar="URL",
+        show_default=False,
+        rich_help_panel=_SOURCE,
+    ),
+]
+
 Since = Annotated[
     str,
     typer.Option(

@@ -45,6 +45,7 @@ def who_touched(
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     store: opt.Store = None,
+    archive: opt.Archive = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show who touched an object: how, how often, when, from where and with which client; denied attempts too.
@@ -59,7 +60,7 @@ def who_touched(
     from kubehabit.client.events import answers_of, object_of
     from kubehabit.tables import events as tables
 
-    answers = answers_of(url, local, config, store)
+    answers = answers_of(url, local, config, store, archive=archive)
     wanted = replace(object_of(kind, what), since=opt.moment(since), until=opt.moment(until))
     found = answers.touched(wanted, listings=not exact)
     if as_json:
@@ -77,6 +78,7 @@ def who_is_new_in(
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     store: opt.Store = None,
+    archive: opt.Archive = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show which principals came to a namespace for the first time.
@@ -92,7 +94,7 @@ def who_is_new_in(
     from kubehabit.tables import events as tables
     from serving.forensics.clock import written
 
-    answers = answers_of(url, local, config, store)
+    answers = answers_of(url, local, config, store, archive=archive)
     found = answers.newcomers(namespace, opt.moment(since) or 0, opt.moment(until))
     if as_json:
         earliest = answers.earliest()

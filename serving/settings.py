@@ -340,6 +340,18 @@ class TimestampSettings(_Section):
         return url
 
 
+class ArchiveSettings(_Section):
+    """Where copies of the event store's files are kept besides: object storage, as Hive partitions."""
+
+    url: Annotated[str, Field(pattern=r"^[a-z0-9]+://")]
+    cluster: Annotated[str, Field(pattern=CLUSTER_NAME)]
+
+    @property
+    def resolved_url(self) -> str:
+        """URL of this cluster's part."""
+        return f"{self.url.rstrip('/')}/cluster={self.cluster}"
+
+
 class EventSettings(_WithPath):
     """The store of every event received."""
 
@@ -352,6 +364,7 @@ class EventSettings(_WithPath):
     query_seconds: Annotated[float, Field(gt=0, le=_MOST)] = 20
     signing_key: Path | None = None
     timestamps: TimestampSettings | None = None
+    archive: ArchiveSettings | None = None
 
     @property
     def resolved_path(self) -> Path:

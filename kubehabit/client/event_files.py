@@ -19,6 +19,7 @@ from kubehabit.client.batches import batches_of
 from serving.forensics.event_store import EventStore
 from serving.forensics.principal_habits import compared, habits_of
 from serving.forensics.queries import EventQueries
+from serving.forensics.store_place import StorePlace
 from serving.history.queries import HistoryReader
 from serving.history.schema import HistoryError
 from serving.settings import EventSettings, Settings
@@ -33,13 +34,14 @@ class FileAnswers(EventQueries):
     """The files of a service, or those made of a log.
 
     Args:
-        folder: of the event store.
+        store: folder of the event store, or its copy.
         history: file that says how unusual each principal was; None without one.
         memory_mb: memory of the database.
     """
 
-    def __init__(self, folder: Path, history: Path | None, memory_mb: int = 512) -> None:
-        super().__init__(folder.absolute(), memory_mb=memory_mb, seconds=_SECONDS)
+    def __init__(self, store: Path | StorePlace, history: Path | None, memory_mb: int = 512) -> None:
+        place = store.absolute() if isinstance(store, Path) else store
+        super().__init__(place, memory_mb=memory_mb, seconds=_SECONDS)
         self._history = history
 
     def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
@@ -62,7 +64,9 @@ class FileAnswers(EventQueries):
         return sorted((parts or difflib.get_close_matches(principal, names, 5, 0.5))[:5])
 
 
-def answers_of_files(settings: Settings, store: Path | None, history: Path | None = None) -> FileAnswers:
+def answers_of_files(
+    settings: Settings, store: Path | StorePlace | None, history: Path | None = None
+) -> FileAnswers:
     """The files of a service.
 
     Args:
@@ -80,8 +84,9 @@ def answers_of_files(settings: Settings, store: Path | None, history: Path | Non
         if history is not None:
             raise
         known = False
-    folder = store or settings.events.resolved_path
-    return FileAnswers(folder, past if known else None, settings.events.memory_mb)
+    return FileAnswers(
+        store or settings.events.resolved_path, past if known else None, settings.events.memory_mb
+    )
 
 
 @contextmanager

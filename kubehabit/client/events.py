@@ -13,17 +13,26 @@ from kubehabit.client.event_files import FileAnswers, answers_of_files
 from kubehabit.client.remote import AnswerError, Remote
 from serving.api.parameters import EventQuery
 from serving.forensics import clock
+from serving.forensics.archive import ArchivedStore
 from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, Touch, resource_of
 from serving.settings import load_settings
 
 
 def answers_of(
-    url: str | None, local: bool, config: Path | None, store: Path | None = None, history: Path | None = None
+    url: str | None,
+    local: bool,
+    config: Path | None,
+    store: Path | None = None,
+    history: Path | None = None,
+    archive: str | None = None,
 ) -> EventAnswers:
-    """The files on this machine if any of the options that name them is given, else a running service."""
-    if not local and config is None and store is None and history is None:
+    """The files on this machine or the archive, if any of the options that name them is given, else a running service."""
+    if archive is not None and store is not None:
+        raise KubehabitError("Name a folder (--store) or an archive (--archive), not both.")
+    if not local and config is None and store is None and history is None and archive is None:
         return ServiceAnswers(Remote.at(url))
-    return answers_of_files(load_settings(config), store, history)
+    place = store if archive is None else ArchivedStore(archive)
+    return answers_of_files(load_settings(config), place, history)
 
 
 def life_of(

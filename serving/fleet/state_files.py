@@ -6,14 +6,12 @@ A file appears as a whole or not at all, and is never changed afterwards; anothe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from data.durable_file import replacing
 from data.errors import KubehabitError
+from serving.storage.object_files import ObjectFiles
 from serving.storage.state_table import StateTable
-
-#: Object stores put a file in place when all of it has arrived; on other file systems it is written beside and renamed.
-_ATOMIC = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"))
 
 
 class StateFilesError(KubehabitError):
@@ -37,12 +35,12 @@ class StateFiles(Protocol):
 
 
 def open_state(url: str) -> StateFiles:
-    """The store at a path or URL; raises StateFilesError."""
+    """The store at a path or URL; raises KubehabitError."""
     if url.startswith("postgresql"):
         return _Table(url)
     if "://" not in url or url.startswith("file://"):
         return _Folder(Path(url.removeprefix("file://")))
-    return _Objects(url)
+    return ObjectFiles(url, _failed)
 
 
 class _Folder:
@@ -84,64 +82,6 @@ class _Folder:
             (self._folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise _failed(str(self._folder / name), error) from error
-
-
-class _Objects:
-    """Anything that fsspec knows: s3://bucket/path, gs://..., abfs://..."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            import fsspec
-
-            self._files: Any
-            self._files, root = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            raise StateFilesError(
-                f"{url.partition('://')[0]} needs a package that is not installed: {error}. For S3: pip install fsspec s3fs."
-            ) from error
-        except Exception as error:  # each file system has errors of its own
-            raise _failed("worker.state", error) from error
-        self._root = root.rstrip("/")
-        self._atomic = url.partition("://")[0] in _ATOMIC
-
-    def write(self, name: str, content: bytes) -> None:
-        path = f"{self._root}/{name}"
-        try:
-            if self._atomic:
-                self._files.pipe_file(path, content)
-                return
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(f"{path}.part", content)
-            self._files.mv(f"{path}.part", path)
-        except Exception as error:
-            raise _failed(name, error) from error
-
-    def read(self, name: str) -> bytes:
-        try:
-            content: bytes = self._files.cat_file(f"{self._root}/{name}")
-        except Exception as error:
-            raise _failed(name, error) from error
-        return content
-
-    def names(self, folder: str) -> list[str]:
-        path = f"{self._root}/{folder}"
-        try:
-            self._files.invalidate_cache(path)
-            found = self._files.ls(path, detail=True)
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise _failed(folder, error) from error
-        names = [one["name"].rpartition("/")[2] for one in found if one["type"] == "file"]
-        return sorted(f"{folder}/{name}" for name in names if not name.endswith(".part"))
-
-    def delete(self, name: str) -> None:
-        try:
-            self._files.rm_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise _failed(name, error) from error
 
 
 class _Table:

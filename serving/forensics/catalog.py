@@ -37,6 +37,11 @@ class StoredFile:
         """Number after its last record."""
         return self.first + self.count
 
+    @property
+    def in_archive(self) -> StoredFile:
+        """The same file under its name in object storage."""
+        return replace(self, name=f"date={self.name[:10]}/{self.name.rpartition('/')[2]}")
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -88,12 +93,18 @@ class Catalog:
         files: present ones, by first record.
         kept_from: first record that has not been dropped.
         lines: number of ledger lines read.
+        archive: URL of the copy in object storage; "" without one.
+        archived: files of that copy, by first record, with their names there.
+        archived_line: the last line that added one, by number; -1 without one.
     """
 
     segments: list[Segment] = field(default_factory=list)
     files: list[StoredFile] = field(default_factory=list)
     kept_from: int = 0
     lines: int = 0
+    archive: str = ""
+    archived: list[StoredFile] = field(default_factory=list)
+    archived_line: int = -1
 
     @property
     def end(self) -> int:
@@ -122,7 +133,18 @@ class Catalog:
                 self._replace(said["file"], StoredFile(**said["into"]))
                 for changed in said["segments"]:
                     self._revise(changed, said["revision"], entry.number)
+            elif said["kind"] == "archived":
+                if said["to"] != self.archive:  # a new copy, of all that is still here
+                    self.archive, self.archived = said["to"], []
+                file = next(file for file in self.files if file.name == said["file"])
+                rest = [one for one in self.archived if one not in self.archived_in(file)]
+                self.archived = sorted([*rest, file.in_archive], key=lambda one: one.first)
+                self.archived_line = entry.number
             self.lines = entry.number + 1
+
+    def archived_in(self, file: StoredFile) -> list[StoredFile]:
+        """Files of the copy with the records of this one."""
+        return [one for one in self.archived if one.first < file.end and one.end > file.first]
 
     def _replace(self, name: str, into: StoredFile) -> None:
         at = next(i for i, file in enumerate(self.files) if file.name == name)

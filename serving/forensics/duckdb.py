@@ -7,12 +7,21 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.storage.object_files import ObjectFiles
+
 if TYPE_CHECKING:
     import duckdb
 
 
-def connect(folder: Path, memory_mb: int, threads: int = 1, **config: bool) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory DuckDB that can access only the store's folder."""
+def connect(
+    folder: Path,
+    memory_mb: int,
+    threads: int = 1,
+    *,
+    keep_order: bool = True,
+    objects: ObjectFiles | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB that can access only the store's folder, and what is below the URL of `objects`."""
     import duckdb  # 30 MB
 
     scratch = folder / f"scratch-{os.getpid()}-{secrets.token_hex(4)}"
@@ -23,10 +32,15 @@ def connect(folder: Path, memory_mb: int, threads: int = 1, **config: bool) -> d
             "temp_directory": str(scratch),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            **config,
+            "preserve_insertion_order": keep_order,
         }
     )
-    connection.execute(f"SET allowed_directories = [{quoted(folder)}]")
+    allowed = [quoted(folder)]
+    if objects is not None:
+        allowed.append(quoted(objects.place))
+        if not objects.is_local:
+            connection.register_filesystem(objects.system)
+    connection.execute(f"SET allowed_directories = [{', '.join(allowed)}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection

@@ -21,7 +21,8 @@ from data.durable_file import write_durably
 from data.errors import KubehabitError
 from data.principals.person import Person
 from data.signing_keys import load_signing_key
-from serving.forensics.catalog import Segment, StoredFile
+from serving.forensics.archive import ArchivedStore
+from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import connect, parquet, quoted
 from serving.forensics.event_store import EventStore
 from serving.forensics.ledger import Ledger, LedgerEntry, named_key
@@ -76,12 +77,29 @@ def count(folder: Path, person: Person, files: Iterable[StoredFile], memory_mb: 
     acted = named = 0
     with connect(folder, memory_mb) as connection:
         for file in files:
-            for record in _matching(connection, folder / file.name, person):
+            for record in _matching(connection, str(folder / file.name), person):
                 if is_actor(record, person):
                     acted += 1
                 else:
                     named += 1
     return Found(acted, named)
+
+
+def count_out_of_reach(settings: EventSettings, catalog: Catalog, person: Person) -> int:
+    """How many records name a person in files of the archive that an erasure here does not replace: they are not here any more.
+
+    Raises:
+        KubehabitError: the archive cannot be read.
+    """
+    wanted = settings.archive
+    followed = wanted is not None and wanted.resolved_url == catalog.archive
+    files = [file for file in catalog.archived if not followed or file.first < catalog.kept_from]
+    if not files:
+        return 0
+    place = ArchivedStore(catalog.archive)
+    paths = [place.address(file.name) for file in files if place.has(file.name)]
+    with place.connect(settings.memory_mb, 1) as connection:
+        return sum(1 for path in paths for _ in _matching(connection, path, person))
 
 
 def is_actor(record: EventRecord, person: Person) -> bool:
@@ -146,7 +164,7 @@ def _revision(store: EventStore) -> str:
     return str(len(store.ledger.entries))
 
 
-def _matching(connection: duckdb.DuckDBPyConnection, path: Path, person: Person) -> Iterator[EventRecord]:
+def _matching(connection: duckdb.DuckDBPyConnection, path: str, person: Person) -> Iterator[EventRecord]:
     """The records of a file that name a person."""
     columns = ", ".join(f"epoch_us({name}) AS {name}" if name in TIMES else name for name in COLUMNS)
     named = " OR ".join(f"contains({name}, ?)" for name in _TEXTS for _ in person.spellings)
@@ -168,7 +186,7 @@ def _draft(
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
     with draft.open("wb") as out:
-        for record in _matching(connection, store.folder / file.name, request.person):
+        for record in _matching(connection, str(store.folder / file.name), request.person):
             new = erased(record, request)
             leaves[new.number] = leaf_of(content_of(new))
             out.write(_TO_JSON.encode(new._asdict()) + b"\n")
@@ -203,7 +221,7 @@ def _new_root(
     segment: Segment,
     drafted: dict[int, bytes],
 ) -> dict[str, Any]:
-    numbers, leaves = leaves_of(connection, store.folder / file.name, segment.first, segment.end)
+    numbers, leaves = leaves_of(connection, str(store.folder / file.name), segment.first, segment.end)
     if numbers != list(range(segment.first, segment.end)) or root_of(blocks_of(leaves)).hex() != segment.root:
         raise KubehabitError(
             f"Records {segment.first} to {segment.end - 1} are not as they were sealed, so nothing is erased from them: an "

@@ -26,8 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from hashlib import file_digest
-from itertools import accumulate, compress
+from itertools import accumulate, compress, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,10 @@ from data.principals.identity import Identity
 from data.signing_keys import load_signing_key
 from data.timestamps import parse_times
 from serving.forensics import clock
+from serving.forensics.archive import Archive
 from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import parquet, quoted
-from serving.forensics.kept_files import AgeGuard, droppable, mergeable
+from serving.forensics.kept_files import AgeGuard, droppable, mergeable, settled
 from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
 from serving.forensics.open_file import (
@@ -59,6 +59,7 @@ from serving.forensics.open_file import (
 )
 from serving.forensics.parquet_writer import write_parquet
 from serving.forensics.records import COLUMNS, content_of, record_of, rows_of
+from serving.forensics.store_place import SET_ASIDE, checksum_of
 from serving.forensics.stored_digests import StoredDigests
 from serving.settings import EventSettings
 
@@ -79,8 +80,6 @@ _GRACE_SECONDS = 120.0
 # Events whose repetition is noticed, at 8 bytes each: an API server resends a batch when the response got lost, and a file that
 # fills a gap holds what the webhook has brought as well.
 _REMEMBERED = 1_000_000
-#: Folder for files that the ledger does not account for.
-SET_ASIDE = "set-aside"
 
 _TO_JSON = msgspec.json.Encoder()
 
@@ -102,6 +101,7 @@ class EventStore:
 
     Attributes:
         position: last batch of the journal whose events are all on disk; 0 before the first.
+        archive_trouble: why files are not copied to the archive; empty if they are, or there is none.
 
     Raises:
         KubehabitError: the folder is in use by another service, cannot be written, or its ledger is damaged.
@@ -139,6 +139,8 @@ class EventStore:
         self._batch = 0
         self._remove_later: list[tuple[float, Path]] = []
         self._closing = False
+        self._archive: Archive | None = None
+        self.archive_trouble = ""
         try:
             self.ledger = Ledger(self.folder, key)
             self._catch_up()
@@ -266,6 +268,13 @@ class EventStore:
             self.merge()
         except Exception as error:  # tried again after the next seal
             _log.error("events cannot be merged", extra={"reason": str(error), "error": type(error).__name__})
+            return
+        try:
+            self.ship()
+        except Exception as error:
+            _log.error(
+                "events cannot be archived", extra={"reason": str(error), "error": type(error).__name__}
+            )
 
     def note(self, kind: str, **fields: Any) -> None:
         """Add a line to the ledger, such as `lost`; raises KubehabitError if it cannot be written."""
@@ -384,6 +393,41 @@ class EventStore:
             self._catch_up()
             self._retire([file.name for file in files])
 
+    def ship(self) -> None:
+        """Copy the files that will not be merged any more to the archive, if there is one; raises as `seal`."""
+        wanted = self.settings.archive
+        if wanted is None:
+            return
+        self.archive_trouble = "They could not be copied."
+        try:
+            if self._archive is None:
+                self._archive = Archive(wanted.resolved_url, self.folder)
+            self._ship(self._archive)
+        except (OSError, KubehabitError) as error:
+            self.archive_trouble = str(error)
+            raise
+        self.archive_trouble = ""
+
+    def _ship(self, archive: Archive) -> None:
+        for file in settled(list(self._catalog.files), clock.written(clock.now())[:10]):
+            if self._is_archived(file) or self._closing:
+                continue
+            replaces = [one.name for one in self._catalog.archived_in(file)]
+            archive.add(file, self._catalog.segments_of(file))
+            self.note("archived", file=file.name, to=archive.url, replaces=replaces)
+        if archive.line < self._catalog.archived_line:
+            archive.write_ledger()
+        kept = {file.name for file in self._catalog.archived}
+        for entry in self.ledger.entries[archive.cleared + 1 : archive.line + 1]:
+            archive.remove([name for name in entry.fields.get("replaces", ()) if name not in kept])
+        archive.cleared = archive.line
+
+    def _is_archived(self, file: StoredFile) -> bool:
+        wanted = self.settings.archive
+        if wanted is None or wanted.resolved_url != self._catalog.archive:
+            return False
+        return file.in_archive in self._catalog.archived
+
     @property
     def files(self) -> list[StoredFile]:
         """All Parquet files, by first record."""
@@ -425,6 +469,8 @@ class EventStore:
         """
         files = list(self._catalog.files)
         gone, why = droppable(files, self._received(files[:-1]), self.settings, self._age.may_drop())
+        if self.settings.archive is not None:  # nothing is deleted that has no copy
+            gone = list(takewhile(self._is_archived, gone))
         if not gone:
             return
         segments = [segment for file in gone for segment in self._catalog.segments_of(file)]
@@ -458,7 +504,7 @@ class EventStore:
             started |= {"public_key": public_key, "signed_head": True}
         open_files = sorted(self.folder.glob("open-*.ndjson"))
         if last:
-            unclosed = ("sealed", "opened", "compacted", "dropped", "lost", "erased")
+            unclosed = ("sealed", "opened", "compacted", "dropped", "lost", "erased", "archived")
             started["after_crash"] = bool(open_files) or last in unclosed
         self._age.begin(self.ledger.append("opened", **started).number)
         self._catch_up()
@@ -579,13 +625,6 @@ def _first_segment(records: Sequence[OpenRecord], most: int) -> int:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else -1
-
-
-def checksum_of(path: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
 
 
 def _digest_key(path: Path) -> bytes:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.forensics.event_store import SET_ASIDE, EventStore, EventStoreUnusableError
+from serving.forensics.event_store import EventStore, EventStoreUnusableError
+from serving.forensics.store_place import SET_ASIDE
 from serving.http.body import decompress
 from serving.process.worker import Worker
 from serving.scoring.habit_verdicts import SOURCE, HabitVerdict
@@ -99,7 +100,7 @@ class EventIngest:
 
     @property
     def notice(self) -> str | None:
-        """What an operator has to know of the store: that it cannot be opened, or that files in it were set aside."""
+        """What an operator has to know: that the store cannot be opened or archived, or that files in it were set aside."""
         if self.store is None:
             return f"Events are not kept. {self.trouble}"
         if files := self.set_aside():
@@ -107,6 +108,8 @@ class EventIngest:
             return (
                 f"The ledger of the event store does not account for {files} files, which are in {where} now."
             )
+        if self.store.archive_trouble:
+            return f"Events are kept, but not archived, and none are deleted meanwhile. {self.store.archive_trouble}"
         return None
 
     def set_aside(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from serving.forensics import clock
 from serving.forensics.catalog import StoredFile
@@ -78,6 +78,12 @@ def droppable(
         gone.append(file)
         excess -= file.size
     return gone, "age" if gone == aged else "size"
+
+
+def settled(files: Sequence[StoredFile], today: str) -> list[StoredFile]:
+    """The oldest files, by first record, up to the first that may still be merged."""
+    merged = {file.name for run in mergeable(files, today) for file in run}
+    return list(takewhile(lambda file: file.name[:10] < today and file.name not in merged, files))
 
 
 def mergeable(files: Sequence[StoredFile], today: str) -> list[list[StoredFile]]:

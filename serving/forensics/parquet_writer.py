@@ -75,9 +75,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["small_groups"]:
         options += f", ROW_GROUP_SIZE_BYTES '{request['memory_mb'] // 16}MB'"
     # DuckDB bounds the bytes of a group only when it may change the order, which one thread does not; it is checked.
-    config = {"preserve_insertion_order": not request["small_groups"]}
+    keep_order = not request["small_groups"]
     try:
-        with connect(Path(request["folder"]), request["memory_mb"], **config) as connection:
+        with connect(Path(request["folder"]), request["memory_mb"], keep_order=keep_order) as connection:
             written = connection.execute(f"COPY ({request['rows']}) TO {to} ({options})").fetchone()
             if request["first"] is not None:
                 written = connection.execute(

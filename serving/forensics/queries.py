@@ -20,9 +20,10 @@ import msgspec
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.duckdb import connect, parquet, quoted
+from serving.forensics.duckdb import parquet, quoted
 from serving.forensics.ledger import LedgerReader
 from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, EventRecord, rows_of
+from serving.forensics.store_place import StorePlace, place_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -237,10 +238,18 @@ class Life(msgspec.Struct, rename="camel", frozen=True):
 
 
 class EventQueries:
-    """Runs queries on the store in a folder, each for so many seconds at most; raises QueryError if there is no store."""
+    """Runs queries on a store, each for so many seconds at most; raises QueryError if there is none.
 
-    def __init__(self, folder: Path, *, memory_mb: int = 512, seconds: float = 60, threads: int = 2) -> None:
-        self.folder = folder
+    Attributes:
+        place: where the store is.
+        folder: of its ledger.
+    """
+
+    def __init__(
+        self, store: Path | StorePlace, *, memory_mb: int = 512, seconds: float = 60, threads: int = 2
+    ) -> None:
+        self.place = place_of(store)
+        self.folder = folder = self.place.folder
         self._seconds = seconds
         if not (folder / "ledger.jsonl").exists():
             raise QueryError(
@@ -249,7 +258,7 @@ class EventQueries:
         self._ledger = LedgerReader(folder)
         self._catalog = Catalog()
         self._reading = threading.Lock()
-        self._root = connect(folder, memory_mb, threads)
+        self._root = self.place.connect(memory_mb, threads)
         self.close = self._root.close
 
     def catalog(self) -> Catalog:
@@ -257,8 +266,8 @@ class EventQueries:
         with self._reading:
             self._ledger.read_on()
             self._catalog.read(self._ledger.entries[self._catalog.lines :])
-            return replace(
-                self._catalog, segments=list(self._catalog.segments), files=list(self._catalog.files)
+            return self.place.seen(
+                replace(self._catalog, segments=list(self._catalog.segments), files=list(self._catalog.files))
             )
 
     # -- queries ------------------------------------------------------------------------------------------------
@@ -438,7 +447,7 @@ class EventQueries:
                     if (since is None or file.latest >= since) and (until is None or file.earliest < until)
                 ]
                 with self._cursor(deadline) as cursor:
-                    return ask(RecordSource(cursor, self.folder, catalog.end, files))
+                    return ask(RecordSource(cursor, self.place, catalog.end, files))
             except duckdb.IOException:
                 if attempt == _ATTEMPTS - 1:
                     raise QueryError(
@@ -479,7 +488,7 @@ class RecordSource:
     """The files that may hold what a query wants, to select from; records from number `end` on are not sealed yet."""
 
     cursor: duckdb.DuckDBPyConnection
-    folder: Path
+    place: StorePlace
     end: int
     files: Sequence[StoredFile]
 
@@ -493,7 +502,9 @@ class RecordSource:
     ) -> list[tuple[Any, ...]]:
         """Rows of a query with `{records}` for all records, or those of some files, and `{open}` for those not sealed yet."""
         files = self.files if files is None else files
-        open_files = [] if sealed else [quoted(path) for path in sorted(self.folder.glob("open-*.ndjson"))]
+        open_files = (
+            [] if sealed else [quoted(path) for path in sorted(self.place.folder.glob("open-*.ndjson"))]
+        )
         selected = ", ".join(name for name in COLUMNS if re.search(rf"\b{name}\b", query)) or "number"
         # Records just sealed may still be in the open file; their numbers tell.
         unsealed = (
@@ -503,7 +514,7 @@ class RecordSource:
         )
         records = f"SELECT {selected} FROM {unsealed}"
         if files:
-            stored = parquet(*(self.folder / file.name for file in files))
+            stored = parquet(*(self.place.address(file.name) for file in files))
             records = f"SELECT {selected} FROM {stored} UNION ALL {records}"
         query = query.replace("{records}", f"({records})").replace("{open}", unsealed)
         return self.cursor.execute(query, list(values)).fetchall()

@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
-from serving.forensics.duckdb import connect, parquet
-from serving.forensics.event_store import SET_ASIDE, checksum_of
+from serving.forensics.duckdb import parquet
 from serving.forensics.ledger import (
     BEGINNING,
     LedgerEntry,
@@ -30,6 +29,7 @@ from serving.forensics.ledger import (
 )
 from serving.forensics.merkle import BLOCK, blocks_of, leaf_of, root_of
 from serving.forensics.records import CONTENT_SQL, SQL_TYPES
+from serving.forensics.store_place import SET_ASIDE, StorePlace, place_of
 from serving.forensics.timestamps import check_stamps
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Report:
 
 
 def verify(
-    folder: Path,
+    store: Path | StorePlace,
     *,
     key: Ed25519PublicKey | None = None,
     head: str | None = None,
@@ -135,9 +135,10 @@ def verify(
     memory_mb: int = 1024,
     on_records: Callable[[int], None] | None = None,
 ) -> Report:
-    """Check the store in a folder, which may be in use.
+    """Check a store, which may be in use.
 
     Args:
+        store: its folder, or its copy in object storage.
         key: must have signed the lines, from the first that names a key; without it, the key that the ledger names is trusted.
         head: a head (`<number>:<hash>`) of an earlier report that the ledger must contain.
         roots: certificates of the authority whose time stamps the ledger keeps; without them only what they are over is checked.
@@ -149,37 +150,35 @@ def verify(
         KubehabitError: there is no store, or `head` is not a head.
     """
     began = time.monotonic()
+    place = place_of(store)
+    folder = place.folder
     if not (folder / "ledger.jsonl").exists() and not any(folder.glob("*/*")):
         raise KubehabitError(f"There is no event store in {folder}. Name its folder with --store.")
     # Listed first: files and lines that are sealed while this runs are not checked.
-    present = {
-        path.relative_to(folder).as_posix()
-        for pattern in ("*/*.parquet", "*/*/*.parquet")
-        for path in folder.glob(pattern)
-        if SET_ASIDE not in path.parts
-    }
+    present = place.names()
     report = Report()
     entries = _check_ledger(folder, report, key, head)
     stamps, wrong = check_stamps(entries, roots)
     report.stamps, report.last_stamp = len(stamps), stamps[-1].sentence if stamps else ""
     for number, why in wrong:
         report.fault("signature", f"ledger.jsonl line {number + 1}", why)
-    catalog = _check_catalog(entries, report)
-    _check_files(folder, catalog, present, report)
+    catalog = place.seen(_read_catalog(entries, report))
+    _check_order(catalog, report)
+    _check_files(place, catalog, present, report)
     for reason in sorted(folder.glob(f"{SET_ASIDE}/*/reason.txt")):
         what = reason.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
         where = reason.parent.relative_to(folder).as_posix()
         report.fault("stranger", where, f"Files were set aside here that could not be accounted for: {what}")
-    with connect(folder, memory_mb, 2) as connection:
-        check = _RecordCheck(connection, folder, report)
+    with place.connect(memory_mb, 2) as connection:
+        check = _RecordCheck(connection, place, report)
         for file in catalog.files:
-            if (folder / file.name).exists():
+            if place.has(file.name):
                 check.file(file, catalog.segments_of(file))
             else:
                 check.missing_file(file, catalog.segments_of(file))
             if on_records is not None:
                 on_records(report.records)
-        _find_gaps(connection, folder, catalog, entries, gap_seconds, report)
+        _find_gaps(connection, place, catalog, entries, gap_seconds, report)
     report.seconds = time.monotonic() - began
     return report
 
@@ -266,7 +265,7 @@ def _check_head(
         report.fault("ledger", "head.json", what)
 
 
-def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
+def _read_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
     catalog = Catalog()
     for entry in entries:
         end = catalog.end
@@ -291,12 +290,15 @@ def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
             if roots != entry.fields["roots"]:
                 report.fault("ledger", where, "What was dropped is not what had been sealed.")
     report.segments = len(catalog.segments)
+    return catalog
+
+
+def _check_order(catalog: Catalog, report: Report) -> None:
     expected = catalog.kept_from
     for file in catalog.files:
         if file.first != expected:
             report.fault("missing", file.name, f"Records {expected} to {file.first - 1} are in no file.")
         expected = file.end
-    return catalog
 
 
 def _check_erasure(entry: LedgerEntry, catalog: Catalog, report: Report, where: str) -> None:
@@ -318,22 +320,17 @@ def _check_erasure(entry: LedgerEntry, catalog: Catalog, report: Report, where: 
         report.fault("ledger", where, "What was erased is not what had been sealed.")
 
 
-def _check_files(folder: Path, catalog: Catalog, present: set[str], report: Report) -> None:
+def _check_files(place: StorePlace, catalog: Catalog, present: set[str], report: Report) -> None:
     for file in catalog.files:
         report.files += 1
-        if not (folder / file.name).exists():
+        if not place.has(file.name):
             continue
-        size, digest = checksum_of(folder / file.name)
+        size, digest = place.checksum(file.name)
         if digest != file.sha256:
             resized = size != file.size
             why = f"it has {size} bytes instead of {file.size}" if resized else "its checksum is another"
             report.fault("file", file.name, f"The file is not as it was written: {why}.")
-    named = {file.name for file in catalog.files}
-    for entry in _current_entries(folder):  # also those merged, dropped or sealed since
-        named.update(entry.fields.get("files", ()))
-        written = [entry.fields.get(kind) for kind in ("file", "into")]
-        named |= {said["name"] for said in written if isinstance(said, dict)}
-        named |= {said for said in written if isinstance(said, str)}
+    named = {file.name for file in catalog.files} | place.named(_current_entries(place.folder))
     for name in sorted(present - named):
         what = "No line of the ledger names this file: it was added, or the ledger lost its tail."
         report.fault("stranger", name, what)
@@ -348,7 +345,7 @@ def _current_entries(folder: Path) -> list[LedgerEntry]:
 
 
 def leaves_of(
-    connection: duckdb.DuckDBPyConnection, path: Path, first: int, end: int
+    connection: duckdb.DuckDBPyConnection, path: str, first: int, end: int
 ) -> tuple[list[int], list[bytes]]:
     """Numbers and hashes of the records of a file from `first` up to `end`, as they stand in it."""
     query = (
@@ -364,19 +361,20 @@ class _RecordCheck:
     """Compares the records in the files with what was sealed."""
 
     _connection: duckdb.DuckDBPyConnection
-    _folder: Path
+    _place: StorePlace
     _report: Report
 
     def missing_file(self, file: StoredFile, segments: list[Segment]) -> None:
         """A file that does not exist: merged or dropped during the check, or deleted by someone else."""
         catalog = Catalog()
         with suppress(KeyError, TypeError, StopIteration):
-            catalog.read(_current_entries(self._folder))
+            catalog.read(_current_entries(self._place.folder))
+        catalog = self._place.seen(catalog)
         for segment in segments:
             if segment.end <= catalog.kept_from:
                 continue
             into = next((one for one in catalog.files if one.first <= segment.first < one.end), None)
-            if into is None or into.name == file.name or not (self._folder / into.name).exists():
+            if into is None or into.name == file.name or not self._place.has(into.name):
                 what = f"The file is missing, and with it records {file.first} to {file.end - 1}."
                 self._report.fault("missing", file.name, what)
                 return
@@ -386,7 +384,8 @@ class _RecordCheck:
         """All records of a file."""
         import duckdb
 
-        stored = parquet(self._folder / file.name)
+        stored = parquet(self._place.address(file.name))
+        self._place.fetch_blocks(file, segments)
         try:
             described = self._connection.execute(f"DESCRIBE SELECT * FROM {stored}").fetchall()
             if {row[0]: row[1] for row in described} != SQL_TYPES:
@@ -405,7 +404,7 @@ class _RecordCheck:
 
     def _segments(self, file: StoredFile, segments: list[Segment]) -> None:
         """Consecutive segments of a file; several small ones are read at once."""
-        path = self._folder / file.name
+        path = self._place.address(file.name)
         while segments:
             most = bisect_right(segments, segments[0].first + _TOGETHER, key=lambda segment: segment.end)
             some, segments = segments[: max(most, 1)], segments[max(most, 1) :]
@@ -433,7 +432,7 @@ class _RecordCheck:
         blocks = blocks_of(leaves)
         raw = b""
         with suppress(OSError):
-            raw = (self._folder / segment.blocks).read_bytes()
+            raw = (self._place.folder / segment.blocks).read_bytes()
         kept = [raw[at : at + 32] for at in range(0, len(raw), 32)]
         if root_of(blocks).hex() != segment.root:
             self._report.fault("record", where, _narrowed(segment, blocks, kept))
@@ -448,7 +447,7 @@ class _RecordCheck:
         leaves = list(leaves)
         for name, (_, root) in zip(reversed(segment.erased), reversed(segment.revisions), strict=True):
             try:
-                erased = read_leaves(self._folder / name)
+                erased = read_leaves(self._place.folder / name)
             except (OSError, ValueError):
                 what = (
                     "The hashes of erased records are missing, so nothing shows that no others were changed."
@@ -493,7 +492,7 @@ def _narrowed(segment: Segment, blocks: list[bytes], written: list[bytes]) -> st
 
 def _find_gaps(
     connection: duckdb.DuckDBPyConnection,
-    folder: Path,
+    place: StorePlace,
     catalog: Catalog,
     entries: list[LedgerEntry],
     gap_seconds: float,
@@ -502,7 +501,7 @@ def _find_gaps(
     """Spans without events, by the API server's clock, and losses that the store itself noted."""
     import duckdb
 
-    files = [folder / file.name for file in catalog.files if (folder / file.name).exists()]
+    files = [place.address(file.name) for file in catalog.files if place.has(file.name)]
     if files:
         # By minute, as 100 million events have few minutes.
         query = f"""

@@ -110,7 +110,12 @@ def _plan(settings: Settings, principal: str, why: str, by: str, force: bool, ps
             "The reason and who erases stay in the ledger for good: give a reason, such as the number of the request, and do "
             "not name the person in either."
         )
-    entries, _ = ledger_of(settings)
+    entries, catalog = ledger_of(settings)
+    if left := events.count_out_of_reach(settings.events, catalog, person):
+        raise ErasureRefusedError(
+            f"{left:,} events in {catalog.archive} name the person, in files that are not on this machine any more. Nothing was "
+            "erased: delete these files there first, and call this again."
+        )
     store = open_alerts(settings)
     under_way: list[str] = []
     if store is not None:
@@ -173,6 +178,7 @@ def _carry_out(
                 "forced": plan.forced,
             }
             store.note("erasure", begun=plan.begun, changed=done, **said)
+            store.ship()  # files that were written again take the place of their copies
     return done
 
 

@@ -13,8 +13,8 @@ from data.principals.person import LEAST_CHARACTERS, Person
 from detection.bundle import Bundle
 from serving.forensics import erasure as events
 from serving.forensics.catalog import Catalog
-from serving.forensics.event_store import SET_ASIDE
 from serving.forensics.ledger import LedgerEntry, LedgerReader
+from serving.forensics.store_place import SET_ASIDE
 from serving.history.erasure import rows_of
 from serving.scoring.erasure import idle_rows, is_in_snapshot
 from serving.scoring.snapshots import SnapshotError, Snapshots
@@ -137,6 +137,12 @@ def _in_events(
     gone = "who, from where and the text are removed; what was done to which object stays"
     yield Place(str(folder), "events of what the person did", found.acted, gone)
     yield Place(str(folder), "events of others that name the person", found.named, "pseudonym")
+    yield Place(
+        catalog.archive,
+        "events in the archive that name the person, in files that are not on this machine any more",
+        events.count_out_of_reach(settings.events, catalog, person),
+        "stays, and so an erasure is refused: delete these files of the archive first",
+    )
     for path in sorted(folder.glob("open-*.ndjson")):
         yield Place(
             str(path),

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from kubehabit.main import app as command_line
 from serving.app import create_app
+from serving.forensics import clock
 from serving.scoring.engine import Engine
 from serving.settings import Settings
 from tests.serving.event_stores import body, new_store, story
@@ -86,6 +87,42 @@ def test_evidence_is_written_and_verified(folder: Path, tmp_path: Path) -> None:
     changed = CliRunner().invoke(command_line, ["verify", str(file), "--json"])
     assert changed.exit_code == 1
     assert json.loads(changed.output)["findings"]
+
+
+def test_the_copy_in_object_storage_is_asked_and_verified_as_the_store_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/archive"
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "now", lambda: 1_767_571_200_000_000)
+        store = new_store(tmp_path / "events", archive={"url": url, "cluster": "prod"})
+        store.append(body(story()))
+        store.seal()
+        patch.setattr(clock, "now", lambda: 1_767_671_200_000_000)
+        store.ship()
+        store.close()
+    archive = f"{url}/cluster=prod"
+    since = ("--since", "2026-11-23")
+    for words in (
+        ("who", "touched", "secret", "payments/db", *since),
+        ("who", "is", "new", "in", "payments", *since),
+        ("events", "--principal", "mallory@corp"),
+        ("principal", "mallory@corp"),
+    ):
+        answer = CliRunner().invoke(command_line, [*words, "--archive", archive])
+        assert answer.exit_code == 0, answer.output
+        assert "mallory@corp" in answer.output
+        assert answer.output == ask(folder, *words).output
+    checked = CliRunner().invoke(command_line, ["verify", "--archive", archive])
+    assert checked.exit_code == 0, checked.output
+    (file,) = (tmp_path / "archive").glob("cluster=prod/date=2026-01-05/*.parquet")
+    file.write_bytes(file.read_bytes()[:-1])
+    checked = CliRunner().invoke(command_line, ["verify", "--archive", archive])
+    assert checked.exit_code == 1
+    assert "VERIFICATION FAILED" in checked.output
+    both = CliRunner().invoke(command_line, ["events", "--archive", archive, "--store", str(folder)])
+    assert both.exit_code == 2
+    assert "not both" in both.output
 
 
 def test_verify_tells_what_is_not_sound_with_exit_status_1(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from serving.forensics.event_store import SET_ASIDE
+from serving.forensics.store_place import SET_ASIDE
 from serving.forensics.verify import verify
 from serving.storage.database import AlertStore
 from serving.storage.tables import MEMBERS

@@ -29,7 +29,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from data.errors import KubehabitError
 from data.visible_text import visible
 from serving.forensics import clock
-from serving.forensics.duckdb import connect
 from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
 from serving.forensics.ledger import (
     BEGINNING,
@@ -326,11 +325,11 @@ def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[s
             )
         by_segment[at].append(record.number)
     proofs: dict[int, dict[str, Any]] = {}
-    with connect(queries.folder, 512, 2) as connection:
+    with queries.place.connect(512, 2) as connection:
         for at, numbers in by_segment.items():
             segment = catalog.segments[at]
             file = next(one for one in catalog.files if one.first <= segment.first < one.end)
-            _, leaves = leaves_of(connection, queries.folder / file.name, segment.first, segment.end)
+            _, leaves = leaves_of(connection, queries.place.address(file.name), segment.first, segment.end)
             blocks = blocks_of(leaves)
             if root_of(blocks).hex() != segment.root:
                 raise EvidenceError(

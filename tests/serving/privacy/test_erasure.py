@@ -27,6 +27,9 @@ from data.signing_keys import load_signing_key
 from detection.probation import PrincipalProbation, pack_records, unpack_records
 from kubehabit.main import app
 from serving.app import create_app
+from serving.forensics import clock
+from serving.forensics.archive import ArchivedStore
+from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger, LedgerReader
 from serving.forensics.queries import EventFilter, EventQueries
@@ -40,16 +43,17 @@ from serving.storage.database import AlertStore
 from serving.storage.erasure import NAMING
 from serving.storage.tables import ALERTS
 from tests.conftest import RECORDINGS, ROOT
+from tests.serving.fakes import raw_event
 
 MIKE, GRACE = "mike@corp.example", "grace@corp.example"
 ACCUSED = "system:serviceaccount:search:ci-deployer"
 WHY, BY = "Request 2026-41", "privacy officer"
 
 
-def settings_of(home: Path) -> Settings:
+def settings_of(home: Path, **events: Any) -> Settings:
     return Settings(
         alerts={"threshold_scale": 0.3},
-        events={"path": home / "events", "memory_mb": 256},
+        events={"path": home / "events", "memory_mb": 256, **events},
         store={"url": f"sqlite:///{home / 'serving.db'}"},
         state={"path": home / "state"},
         journal={"path": home / "journal"},
@@ -366,6 +370,52 @@ def test_records_on_hold_are_not_erased_unless_forced(home: Path) -> None:
     erasure.hold(settings, GRACE, why="Case 8", by="legal")
     erase(home, GRACE)
     assert {one.forced for one in verify(home / "events").erasures} == {True}
+
+
+@pytest.fixture
+def archived(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The same home with a copy of its events in an archive, as of two days later."""
+    archive = {"url": f"file://{home}/archive", "cluster": "prod"}
+    settings = settings_of(home, archive=archive, retention_days=1)
+    later = clock.now() + 2 * 86_400_000_000
+    monkeypatch.setattr(clock, "now", lambda: later)
+    with closing(EventStore(settings.events.with_key())) as store:
+        store.merge()
+        store.ship()
+    return settings
+
+
+def copies(home: Path) -> bytes:
+    return b"".join(map(plain, sorted(home.glob("archive/cluster=prod/date=*/*.parquet"))))
+
+
+def test_the_copies_in_the_archive_are_replaced(home: Path, archived: Settings) -> None:
+    assert MIKE.encode() in copies(home)
+    changed = erasure.erase(archived, MIKE, why=WHY, by=BY, force=True)
+    assert changed["events"] > 0
+    assert copies(home)
+    assert MIKE.encode() not in copies(home)
+    report = verify(ArchivedStore(f"file://{home}/archive/cluster=prod"))
+    assert report.is_sound
+    assert report.records == 1_501
+
+
+def test_an_erasure_that_would_leave_the_person_in_the_archive_is_refused(
+    home: Path, archived: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(EventStore(archived.events.with_key())) as store:
+        store.append(json.dumps(raw_event(1)).encode())
+        store.seal()
+        monkeypatch.setattr(store._age, "may_drop", lambda: True)
+        store.drop()
+    (left,) = [one for one in report(archived, Person(MIKE)).places if "archive" in one.what]
+    assert left.count > 0
+    with pytest.raises(erasure.ErasureRefusedError, match=rf"{left.count:,} events in .*cluster=prod name"):
+        erasure.erase(archived, MIKE, why=WHY, by=BY, force=True)
+    for path in home.glob("archive/cluster=prod/date=*/*.parquet"):
+        path.unlink()
+    erasure.erase(archived, MIKE, why=WHY, by=BY, force=True)
+    assert not [one for one in report(archived, Person(MIKE)).places if "archive" in one.what]
 
 
 def test_an_open_incident_of_the_person_is_a_hold(home: Path) -> None:
