@@ -145,7 +145,8 @@ _HEX = b"0123456789abcdef"
 def _signs() -> tuple[str, ...]:
     """What every text holds, however encoded, in which a secret is found; escapes of Go's JSON (`&`, `<`, `>`) are none.
 
-    Three patterns, as one of all would have too many states to be fast.
+    Two patterns, as one of all would have too many states to be fast. The two parts of the second never want the same characters:
+    the one takes runs of at least 24, the other a run of 16.
     """
     named = _NAMED.replace("(?:^|[^a-z])", "(?:[^a-z]|%[0-9a-f][0-9a-f])")
     # A name with what follows it: in a text or a query, as one of two arguments, and as a member of an object.
@@ -167,14 +168,15 @@ def _signs() -> tuple[str, ...]:
     return (
         rf"(?i:(?:{named})(?:{assigned}|{apart})|{member}|{words}|{escapes}|{options})"
         rf"|(?:[^A-Za-z0-9]|%[0-9A-Fa-f]{{2}})(?:{known}|eyJ|AKIA|ASIA)|\.atlasv1\.|\d:AA",
-        r"(?:[CI-Za-f][A-Za-z0-9+/_-]{3}){6}",
-        _BOOTSTRAP_SIGN,
+        rf"(?:[CI-Za-f][A-Za-z0-9+/_-]{{3}}){{6}}|{_BOOTSTRAP_SIGN}",
     )
 
 
 _OPTION_SIGN = compile_bytes(r"""(?:[=+\s"']|%2[0bB]|\\n)-[pPaw]""")
 _PROGRAM_SIGN = compile_bytes(_PROGRAM)
-_SIGNS = tuple(map(compile_bytes, _signs()))
+_WORD_SIGN, _CODE_SIGN = map(compile_bytes, _signs())
+#: Nearly all records hold neither, which one pass settles.
+_WORD_OR_OPTION = _any_of((_WORD_SIGN, _OPTION_SIGN))
 _URL_SIGN = compile_bytes(r"""(?i):\\?/\\?/[^\s"/@]*:[^\s"]*@|:\\?/\\?/[^\s"/@:]{16,}@""")
 #: More signs than that in one record: all of its strings are examined.
 _MAX_SIGNS = 2_000
@@ -183,16 +185,16 @@ _MAX_SIGNS = 2_000
 def signs(raw: bytes) -> list[int] | None:
     """Where in JSON a secret may stand; empty if nowhere, None if anywhere. Much faster than `secret_spans`."""
     found: list[int] = []
-    for pattern in _SIGNS:
-        for sign in pattern.finditer(raw):
-            if sign.re.groups and not sign[1].strip(_HEX):
-                continue
+    for sign in _CODE_SIGN.finditer(raw):
+        if sign[1] is None or sign[1].strip(_HEX):
             found.append(sign.end() - 1)
             if len(found) > _MAX_SIGNS:
                 return None
-    if _OPTION_SIGN.search(raw) is not None and _PROGRAM_SIGN.search(raw) is not None:
-        found += [sign.end() - 1 for sign in islice(_OPTION_SIGN.finditer(raw), _MAX_SIGNS + 1)]
-    if b"@" in raw and _URL_SIGN.search(raw) is not None:
+    if _WORD_OR_OPTION.search(raw) is not None:
+        found += [sign.end() - 1 for sign in islice(_WORD_SIGN.finditer(raw), _MAX_SIGNS + 1)]
+        if _OPTION_SIGN.search(raw) is not None and _PROGRAM_SIGN.search(raw) is not None:
+            found += [sign.end() - 1 for sign in islice(_OPTION_SIGN.finditer(raw), _MAX_SIGNS + 1)]
+    if raw.find(b"@") >= 0 and _URL_SIGN.search(raw) is not None:
         found += _places(raw, b"@")
     return sorted(found) if len(found) <= _MAX_SIGNS else None
 

@@ -31,7 +31,6 @@ from data.events.audit_event import (
     decode_event,
     is_plain,
     is_too_long,
-    may_be_event,
 )
 from data.events.formats.foreign import NO_JSON, describe
 from data.events.formats.json_stream import Documents, opens_document
@@ -84,7 +83,9 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 _BEGINNING = 256
 #: Bytes at the beginning of a block in which the audit ID of its first event is looked for.
 _FIRST_ID = 16 << 10
-_NO_SPACE = re.compile(rb"\S")
+_NOT_BLANK = re.compile(rb"\S")
+#: What the first line of a document ends with.
+_MAY_OPEN = b"{[ \t\r\n\v\f"
 
 
 def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:
@@ -157,7 +158,7 @@ def decode_numbered(
             )
             continue
         try:
-            if not may_be_event(line):
+            if line.find(ID_KEY) < 0:
                 raise _NotTriedError
             event = decode(line)
             if not is_plain(event):
@@ -168,9 +169,9 @@ def decode_numbered(
             if originals is not None:
                 originals.append(line)
         except UNREADABLE as refused:
-            if not line.strip():
+            if not line or line.isspace():
                 continue
-            if stop is not None and stop(number, line):
+            if stop is not None and line[-1] in _MAY_OPEN and stop(number, line):
                 break
             if sources is None:
                 sources = Sources()
@@ -339,9 +340,10 @@ class LogRecords:
             end = data.rfind(b"\n") + 1 if block else len(data)
             carry = data[end:]
             first = self.line
-            plain = end and self._originals is None
-            decoded = decode_block(memoryview(data)[:end], first) if plain else None
+            decoded = decode_block(memoryview(data)[:end], first) if end else None
             if decoded is not None:
+                if self._originals is not None:
+                    self._originals += _lines(data, end)
                 self.line += len(decoded.events)
                 self._sources.records["native"] += len(decoded.events)
                 yield decoded
@@ -439,6 +441,13 @@ def _check_density(body: bytes) -> None:
             )
 
 
+def _is_one_line(body: bytes) -> bool:
+    """Whether all of a body stands on one line, blank ones apart."""
+    first = _NOT_BLANK.search(body)
+    end = body.find(b"\n", first.start()) if first is not None else -1
+    return end < 0 or _NOT_BLANK.search(body, end) is None
+
+
 def _chunks(body: bytes, sources: Sources, originals: list[bytes] | None = None) -> Iterator[Decoded]:
     """The parts of a body as the reader of files finds them."""
     sources.limits = Limits(MAX_UNPACKED_BYTES, MAX_UNREADABLE)
@@ -451,11 +460,9 @@ def _chunks(body: bytes, sources: Sources, originals: list[bytes] | None = None)
         body, damage = read_within(unpacking, MAX_UNPACKED_BYTES)
         _check_density(body)
         stream = io.BytesIO(body) if damage is None else replayed(body, damage)
-    first = _NO_SPACE.search(body)
-    end = body.find(b"\n", first.start() if first is not None else 0)
-    one_line = end < 0 or _NO_SPACE.search(body, end) is None
-    # A line is put together of as few pieces as possible.
-    size = min(len(body), MAX_EVENT_BYTES) if one_line else 0
+    one_line = _is_one_line(body)
+    # A line that is one record comes whole: to put it together of blocks would copy it again and again.
+    size = len(body) if one_line and len(body) <= MAX_EVENT_BYTES else 0
     blocks = Blocks(stream, max(size, CHUNK_BYTES), SMALL_BYTES)
     yield from LogRecords(blocks, sources, positions=one_line, originals=originals).chunks()
 

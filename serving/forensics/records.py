@@ -231,7 +231,9 @@ def record_of(
     user = more.user or _RecordedUser()
     extra, notes = user.extra or {}, more.annotations or {}
     # JSON holds neither NUL nor a surrogate without an escape, and no text of it is longer than it is.
-    clean: Callable[[str], str] = _clean if b"\\u" in raw else _cut if len(raw) > _MAX_COLUMN // 2 else str
+    clean: Callable[[str], str] = (
+        _clean if raw.find(b"\\u") >= 0 else _cut if len(raw) > _MAX_COLUMN // 2 else str
+    )
     ref = event.objectRef or _NO_OBJECT
     decision = event.annotations.outcome if event.annotations is not None else ""
     actor = identity.actor(event.user, event.impersonatedUser, event.annotations)

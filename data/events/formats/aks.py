@@ -110,16 +110,21 @@ class AksRecord:
 
 def _record(raw: bytes) -> tuple[str, str, bytes, str | int | float | None] | None:
     """Category, resource, `log` and time of a diagnostic record, or of a row of AzureDiagnostics; None if it is neither."""
-    with suppress(*UNREADABLE):
+    try:
         record = _RECORD.decode(raw)
-        properties = record.properties
-        if isinstance(properties, str):
-            try:
-                properties = _PROPERTIES.decode(properties)
-            except UNREADABLE:
-                properties = None
-        text = properties.log if properties is not None else ""
-        return record.category, record.resourceId or "", text.encode("utf-8", "surrogatepass"), record.time
+    except UNREADABLE:
+        return _other_record(raw)
+    properties = record.properties
+    if isinstance(properties, str):
+        try:
+            properties = _PROPERTIES.decode(properties)
+        except UNREADABLE:
+            properties = None
+    text = properties.log if properties is not None else ""
+    return record.category, record.resourceId or "", text.encode("utf-8", "surrogatepass"), record.time
+
+
+def _other_record(raw: bytes) -> tuple[str, str, bytes, str | int | float | None] | None:
     with suppress(*UNREADABLE):
         parsed = _OBJECT_RECORD.decode(raw)
         return parsed.category, parsed.resourceId or "", bytes(parsed.properties.log), parsed.time

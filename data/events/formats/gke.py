@@ -252,8 +252,10 @@ def _uri(verb: str, reference: ObjectRef, behind: str) -> str:
 
 def _body(raw: msgspec.Raw) -> msgspec.Raw:
     """A request or response object without the type that protobuf adds to it; a JSON patch is unwrapped."""
+    if not raw:
+        return raw
     data = bytes(raw)
-    if b'"@type"' not in data:
+    if data.find(b'"@type"') < 0:
         return raw
     try:
         fields = _FIELDS.decode(data)

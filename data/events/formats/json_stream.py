@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import msgspec
+import numpy as np
 
 from data.events.audit_event import API_VERSIONS, MAX_EVENT_BYTES, UNREADABLE
 from data.events.formats.event_list import UNWRAPPED
@@ -19,6 +20,14 @@ _STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*+\n(?=[ \t\r]*+\n))*+")
 _BRACES, _END_BRACES, _STRAY_ENDS = map(re.compile, (rb"\{*+", rb"\}*+", rb"[} \t\r]*+"))
 _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
+#: Text without strings, and in it a brace behind another one or at the beginning of a line, where a record may begin.
+_STRINGLESS, _STRINGLESS_LINE = map(re.compile, (rb'[^"]*+', rb'[^"\n]*+'))
+_MAY_BEGIN = re.compile(rb"[{}\n][ \t\r\v\f]*+\{")
+#: What each byte adds to the depth.
+_DEEPER = np.zeros(256, np.int8)
+_DEEPER[[*b"{["]], _DEEPER[[*b"}]"]] = 1, -1
+#: Marks that are looked at one by one before it is tried to pass many at once, and bytes in which they are looked for.
+_FEW_MARKS, _LEAST_BYTES, _MOST_BYTES = 64, 256, 64 << 10
 #: Objects that are far too small for a record of any format; those that touch are the damage of one.
 _TINY_OBJECT = rb'\{(?:[^"{}\[\]\n\\]|"[^"\n\\]{0,16}+"){0,16}+\}'
 _TOUCHING_TINY = re.compile(rb"(?:" + _TINY_OBJECT + rb")++")
@@ -31,6 +40,7 @@ _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
 _CLOSED_BY = {b"{": b"}", b"[": b"]", b"[{": b"}]"}
 _ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 #: What a record has, and the beginning of a list of records has not.
 _RECORD_KEYS = (b'"auditID"', b'"AuditId"', b'"protoPayload"')
 _VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]*)"')
@@ -98,12 +108,16 @@ class Documents:
         self._after_brace = False  # only white space since the last brace: an object cannot follow
         self._previous = b"\n"  # the bracket or newline before
         self._found: list[tuple[int, bytes]] = []
+        self._may_take = True  # items of what is in the buffer, many at once
+        self._marks = 0  # looked at one by one since many were passed at once
+        self._ahead = _LEAST_BYTES  # in which such are looked for
         self._tiny = b""  # objects that are no records, on one line
         self._tiny_line = line
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Read more bytes; returns the (line, record) pairs that are complete."""
         self._buffer += data
+        self._may_take = True
         if len(self._buffer) >= self._wanted:
             self._scan(final=False)
             waiting = len(self._buffer) - self._at
@@ -201,6 +215,8 @@ class Documents:
             self._after_brace = self._after_brace and blank
             if token == b"\n":
                 self._newline(at, end)
+            elif token == b"{" and self._begins_item(before) and self._take_items(at):
+                continue
             elif token == b"{":
                 self._open_object(before, blank, at)
             elif token == b"[":
@@ -220,7 +236,82 @@ class Documents:
                     end = run.end()
             self._previous = token
             self._at = end
+            self._marks += 1
+            if self._marks >= _FEW_MARKS:
+                self._pass_many()
         self._keep_bounded()
+
+    def _begins_item(self, before: bytes) -> bool:
+        """Whether an object behind this text is an item of a list, and begins where another has begun."""
+        return (
+            self._previous == b"\n"
+            and before == self._indent
+            and self._start is None
+            and self._depth == self._base
+        )
+
+    def _take_items(self, at: int) -> bool:
+        """Take all items from here to the last that begins, as far as they are here, if nothing is wrong with them.
+
+        Their marks one by one take ten times as long.
+        """
+        assert self._indent is not None
+        begin = b"\n" + self._indent + b"{"
+        last = self._buffer.rfind(begin, at)
+        if last < 0 or not self._may_take:
+            return False
+        self._may_take = False  # if anything is wrong, not all of it is to be looked at again for each item
+        text = self._buffer[at:last].rstrip(b", \t\r\n")
+        try:
+            items = list(map(bytes, _ITEMS.decode(b"[" + text + b"]")))
+        except UNREADABLE:
+            return False
+        if text.count(begin) != len(items) - 1 or not all(item.startswith(b"{") for item in items):
+            return False
+        end = 0
+        for item in items:
+            start = text.index(b"{", end)
+            self.line += text.count(b"\n", end, start)
+            self._start_line = self.line
+            self._emit(item)
+            self.line += item.count(b"\n")
+            end = start + len(item)
+        self._at, self._previous, self._after_brace = at + end, b"}", True
+        return True
+
+    def _pass_many(self) -> None:
+        """Pass over marks between which no strings stand, as far as they lead deeper or back and neither end nor begin anything.
+
+        Of text that is made of nothing else, each mark would take as long as 50 bytes of a log.
+        """
+        buffer, at, least = self._buffer, self._at, max(self._base, 0) + 1
+        ahead, self._ahead, self._marks = self._ahead, _LEAST_BYTES, 0
+        if self._depth < least or self._tiny:
+            return
+        text = (_STRINGLESS_LINE if self._one_line else _STRINGLESS).match(buffer, at, at + ahead)
+        assert text is not None
+        stop = min(text.end(), len(buffer) - 1)  # what comes behind a mark is to be seen
+        begins = _MAY_BEGIN.search(buffer, at, stop + 1)
+        if begins is not None:
+            stop = begins.start()
+        follows = buffer[at : at + _LEAST_BYTES].lstrip()[:1]
+        may_begin = follows in (b"{", b"") and (self._after_brace or self._previous == b"\n")
+        if stop - at < _LEAST_BYTES // 2 or may_begin:
+            return
+        change = _DEEPER[np.frombuffer(buffer, np.uint8, stop - at, at)]
+        is_above = np.cumsum(change, dtype=np.int32) + self._depth >= least
+        passed = len(change) if is_above.all() else int(is_above.argmin())
+        marks = np.flatnonzero(change[:passed])
+        if not len(marks):
+            return
+        end = at + int(marks[-1]) + 1
+        self.line += buffer.count(b"\n", at, end)
+        self._depth += int(change[:passed].sum(dtype=np.int32))
+        self._previous = buffer[end - 1 : end]
+        self._after_brace = self._previous in (b"{", b"}")
+        self._at = end
+        if passed == len(change):
+            self._ahead, self._marks = min(2 * ahead, _MOST_BYTES), _FEW_MARKS
 
     def _end_of_run(self, token: bytes, blank: bool, end: int) -> int:
         """Pass over marks that only repeat the one that ends here, so that a run of them costs no more than two."""

@@ -12,6 +12,7 @@ import msgspec
 
 from data.errors import KubehabitError
 from data.events.audit_event import (
+    ID_KEY,
     MAX_EVENT_BYTES,
     MAX_UNPACKED_BYTES,
     UNREADABLE,
@@ -20,7 +21,6 @@ from data.events.audit_event import (
     check,
     cut_text,
     decode_event,
-    may_be_event,
     why,
 )
 from data.events.formats.foreign import describe
@@ -51,7 +51,7 @@ def holds_event(raw: bytes | msgspec.Raw) -> bool:
     data = bytes(raw)
     if len(data) >= _LONG:
         return _ANY_HINT.search(data) is not None
-    return any(hint in data for hint in _HINTS)
+    return any(data.find(hint) >= 0 for hint in _HINTS)
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ class Reading:
         """
         error: Exception | None = None
         data = bytes(raw)
-        if len(data) <= MAX_EVENT_BYTES and may_be_event(data):
+        if data.find(ID_KEY) >= 0 and len(data) <= MAX_EVENT_BYTES:
             try:
                 event = decode_event(raw, version)
             except UNREADABLE as refused:

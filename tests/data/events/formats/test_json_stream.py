@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+import sys
+from typing import Any
 
 import pytest
 
 from data.events.decode import CHUNK_BYTES, SMALL_BYTES, LogRecords, decode_body
+from data.events.formats import json_stream
 from data.events.formats.json_stream import Documents
 from data.events.formats.registry import Sources
 from data.events.packing import Blocks
@@ -148,3 +152,93 @@ def test_where_the_bytes_are_cut_changes_nothing() -> None:
         data = b"{\n" + b"".join(chance.choices(parts, k=chance.randint(1, 25)))
         whole = cut(data, len(data))
         assert [cut(data, size) for size in (1, 2, 5)] == [whole] * 3, data
+
+
+def _calls(data: bytes) -> int:
+    """Functions of Python that it takes to cut a document that comes in one piece."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        cut(data, len(data))
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("begin", [b"[\n{", b'{"items":[\n{'])
+@pytest.mark.parametrize("marks", [b"{[", b"[{},{},", b"[]", b"[],", b"[}", b"{]", b"{[]", b"\n[", b"[{}]\n"])
+def test_marks_of_which_none_ends_a_record_are_passed_many_at_once(begin: bytes, marks: bytes) -> None:
+    """One by one they took a second for a megabyte."""
+    size = 200_000
+    assert _calls(begin + marks * (size // len(marks))) < size / 100
+
+
+def test_items_of_an_indented_list_are_taken_many_at_once() -> None:
+    items = [{"auditID": str(number), "a": [{"b": "}{"}, {}] * 20} for number in range(200)]
+    data = json.dumps(items, indent=2).encode()
+    assert [json.loads(record) for _, record in cut(data, len(data))] == items
+    assert [line for line, _ in cut(data, len(data))] == [
+        number for number, line in enumerate(data.split(b"\n"), 1) if line == b"  {"
+    ]
+    assert _calls(data) < 20 * len(items)
+
+
+def test_items_that_are_taken_at_once_are_those_that_are_found_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(7)
+
+    def value(depth: int) -> Any:
+        kind = chance.random()
+        if depth > 3 or kind < 0.4:
+            return chance.choice([1, "x", None, "a{b", 'q"}', [], {}, "\\", "\n"])
+        inner = [value(depth + 1) for _ in range(chance.randint(0, 3))]
+        return inner if kind < 0.7 else {f"k{number}": one for number, one in enumerate(inner)}
+
+    for _ in range(400):
+        items = [
+            {"k": value(0)} if chance.random() < 0.97 else value(0) for _ in range(chance.randint(1, 20))
+        ]
+        made = items if chance.random() < 0.5 else {"apiVersion": "audit.k8s.io/v1", "items": items}
+        data = (json.dumps(made, indent=chance.choice((0, 1, 2, "\t"))) + "\n").encode()
+        if chance.random() < 0.3:
+            data = data.replace(b"\n", b"\r\n")
+        for _ in range(chance.choice((0, 0, 1, 3))):  # damage
+            at = chance.randrange(len(data))
+            put = chance.choice((b"", b"{", b"}", b'"', b"\n", b",", b"[", b"]"))
+            data = data[:at] + put + data[at + chance.choice((0, 1, 20)) :]
+        at_once = [cut(data, size) for size in (50, len(data))]
+        with monkeypatch.context() as patch:
+            patch.setattr(Documents, "_take_items", lambda *_: False)
+            assert [cut(data, len(data))] * 2 == at_once, data
+
+
+def test_marks_that_are_passed_at_once_lead_where_they_lead_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = [
+        *b"{ } [ ] , x".split(),
+        b"\n",
+        b" ",
+        b"{}",
+        b"{[",
+        b"[{},",
+        b'"a":',
+        b'"items":[',
+        b"\n{",
+        b"\v",
+    ]
+    begins = [b"[\n", b'{"items":[\n{', b"{\n", b'[\n  {"a":1},\n']
+    chance = random.Random(7)
+    for _ in range(300):
+        units = [b"".join(chance.choices(parts, k=chance.randint(1, 4))) for _ in range(chance.randint(1, 8))]
+        data = chance.choice(begins) + b"".join(unit * chance.choice((1, 3, 100, 400)) for unit in units)
+        at_once = [cut(data, size) for size in (333, len(data))]
+        with monkeypatch.context() as patch:
+            patch.setattr(json_stream, "_FEW_MARKS", len(data) + 1)
+            assert [cut(data, len(data))] * 2 == at_once, data
