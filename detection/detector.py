@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import FIELDS, STATIC_FIELDS, stable_hash
 from data.actions.sensitivity import Sensitivity
 from data.actions.stage_folding import StageFolder
-from data.actions.vocabulary import UNKNOWN
+from data.actions.vocabulary import UNKNOWN, back_offs
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
@@ -500,8 +501,10 @@ class Detector:
     def _best(self, name: str, index: int, log_probs: npt.NDArray[np.float32]) -> list[tuple[str, float]]:
         """The values of a field that were expected most, with their probabilities."""
         mine = log_probs[self._starts[index] : self._starts[index + 1]]
-        best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
-        return [(self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best]
+        values = self.bundle.vocabulary.tokens[name]
+        ranked = ((values[token], float(np.exp(mine[token]))) for token in np.argsort(-mine).tolist())
+        # A kind of values falls back on itself; no action has it.
+        return [*islice((one for one in ranked if one[0] not in back_offs(name, one[0])), _ALTERNATIVES)]
 
     def _explain(
         self,

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions.fields import FIELDS
-from data.actions.folding import reach_of
 from data.actions.vocabulary import SPECIALS, Vocabulary
 from detection.detector import Detector
 from detection.evidence import Sums
@@ -55,18 +54,10 @@ def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]
     special = range(len(SPECIALS))
     return [
         np.array(
-            [*special, *(_token(new, field, value) for value in old.tokens[field][len(SPECIALS) :])], np.int16
+            [*special, *(new.token(field, value) for value in old.tokens[field][len(SPECIALS) :])], np.int16
         )
         for field in FIELDS
     ]
-
-
-def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
-    """Token of what another vocabulary had a token for: a value, or a back-off, whose own back-off differs."""
-    network, is_network, _ = value.partition("/")
-    if field == "place" and is_network and value not in vocabulary.tokens[field]:
-        return vocabulary.token(field, reach_of(network))
-    return vocabulary.token(field, value)
 
 
 def transfer_contexts(

@@ -18,6 +18,7 @@ from data.dataset.table import ActionTable, load
 from data.principals.identity import KINDS
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
 from training.stretch import window_inputs
+from training.unseen import UnseenValues
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -36,13 +37,16 @@ class _Draws(IterableDataset[Batch]):
     batch_size: int
     seed: int
     done: Callable[[], int]
+    unseen: UnseenValues
 
     def __iter__(self) -> Iterator[Batch]:
         windows = self.table.windows["train"]
         for number in count(self.done()):
             rng = np.random.default_rng((self.seed, rank(), number))
             drawn = np.searchsorted(self.cumulative, rng.random(self.batch_size))
-            yield _batch(self.table, windows[np.minimum(drawn, len(windows) - 1)], self.window)
+            rows = windows[np.minimum(drawn, len(windows) - 1)]
+            tokens, *others = window_inputs(self.table, rows, self.window)
+            yield _tensors(self.unseen.hide(tokens, rng), *others)
 
 
 def rank() -> int:
@@ -61,12 +65,13 @@ class _HeldBackBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         for begin in range(0, len(self.windows), self.batch_size):
-            yield _batch(self.table, self.windows[begin : begin + self.batch_size], self.window)
+            rows = self.windows[begin : begin + self.batch_size]
+            yield _tensors(*window_inputs(self.table, rows, self.window))
 
 
-def _batch(table: ActionTable, windows: Ints, window: int) -> Batch:
+def _tensors(*arrays: Ints) -> Batch:
     """(tokens [B, W, F], lengths [B], principal [B], group [B]), all int64."""
-    tokens, lengths, principal, group = map(torch.from_numpy, window_inputs(table, windows, window))
+    tokens, lengths, principal, group = map(torch.from_numpy, arrays)
     return tokens, lengths, principal, group
 
 
@@ -83,6 +88,7 @@ class ActionWindows(lightning.LightningDataModule):
         seed: of the draw.
         balance: exponent of a principal's number of actions in its share; 1 draws actions alike, 0 draws principals alike.
         kind_weights: weight of each kind of principal.
+        unseen: occasions on which each value is taken for unseen, see `training.unseen`; 0 for none.
         validation_windows: held-back windows on which the loss is watched.
         feedback: file of what people said about alerts, see `training.feedback`.
         feedback_logs: logs that hold its events.
@@ -97,6 +103,7 @@ class ActionWindows(lightning.LightningDataModule):
         seed: int = 7,
         balance: float = 0.5,
         kind_weights: dict[str, float] | None = None,
+        unseen: float = 0.3,
         validation_windows: int = 4096,
         feedback: Path | None = None,
         feedback_logs: list[Path] | None = None,
@@ -111,7 +118,9 @@ class ActionWindows(lightning.LightningDataModule):
             self.table = self.learned.table
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self.validation_windows = validation_windows
+        self.unseen = unseen
         self.vocabulary = list(self.table.vocabulary.sizes)
+        self.kind_sizes = self.table.vocabulary.kind_sizes
         self.principals = len(self.table.principals.ids)
         self.groups = len(self.table.principals.groups)
         weights = dict.fromkeys(KINDS, 1.0) | (kind_weights or {})
@@ -126,7 +135,8 @@ class ActionWindows(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless seeded draws; `trainer.max_steps` ends the training."""
         table = self.learned.training if self.learned else self.table
-        draws = _Draws(table, self._cumulative, self.window, self.batch_size, self.seed, self._done)
+        unseen = UnseenValues.fit(self.table, self.unseen)
+        draws = _Draws(table, self._cumulative, self.window, self.batch_size, self.seed, self._done, unseen)
         return DataLoader(draws, batch_size=None)
 
     def _done(self) -> int:

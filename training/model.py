@@ -34,6 +34,7 @@ class ModelConfig:
         vocabulary: number of tokens of each field, in the order of data.actions.fields.FIELDS.
         principals: number of known principals; ids run from 1, 0 is "never seen".
         groups: number of known peer groups; ids run from 1.
+        kind_sizes: how many tokens fall back on each token, fields side by side (`Vocabulary.kind_sizes`); empty for one each.
         window: longest window, in actions.
         embedding: width of a field's token embedding.
         hidden: width of the LSTMs.
@@ -48,6 +49,7 @@ class ModelConfig:
     vocabulary: tuple[int, ...]
     principals: int
     groups: int
+    kind_sizes: tuple[int, ...] = ()
     window: int = 16
     embedding: int = 16
     hidden: int = 112
@@ -75,6 +77,10 @@ class Autoencoder(nn.Module):
         self.register_buffer(
             "offsets", torch.tensor([sum(sizes[:i]) for i in range(self.fields)]), persistent=False
         )
+        # What a value outside the vocabulary costs beside its kind: it shares the kind's probability with as many others.
+        self.sharing: Tensor
+        kinds = torch.tensor(config.kind_sizes or (1,) * sum(sizes), dtype=torch.float32)
+        self.register_buffer("sharing", torch.log(kinds), persistent=False)  # [V]
         self.tokens = nn.Embedding(sum(sizes), config.embedding)
         self.principal = nn.Embedding(config.principals + 1, config.condition)
         self.group = nn.Embedding(config.groups + 1, config.condition)
@@ -181,7 +187,8 @@ class Scorer(nn.Module):
         """Arguments as for `Autoencoder.forward`.
 
         Returns:
-            nll: float32 [B, P, F], NLL of each field under the mixture of both decoders, nats.
+            nll: float32 [B, P, F], NLL of each field under the mixture of both decoders, nats. Of a token that stands for a
+                kind of values it is that of one of so many.
             log_probs: float32 [B, P, V], log-probability of every token of every field, fields side by side.
         """
         decoders = self.model(tokens, lengths, principal, group, positions)  # two of [B, P, V]
@@ -196,4 +203,4 @@ class Scorer(nn.Module):
             )
             nll.append(-log_probs.gather(-1, targets[..., i : i + 1]).squeeze(-1))
             every.append(log_probs)
-        return torch.stack(nll, -1), torch.cat(every, -1)
+        return torch.stack(nll, -1) + self.model.sharing[targets + self.model.offsets], torch.cat(every, -1)

@@ -18,6 +18,7 @@ class HabitModule(lightning.LightningModule):
 
     Args:
         vocabulary: number of tokens of each field, from the data.
+        kind_sizes: how many tokens fall back on each, from the data.
         learning_rate: peak of the one-cycle schedule (Smith 2018, arXiv 1803.09820).
         weight_decay: of AdamW.
         architecture: the rest of `training.model.ModelConfig`; `principals`, `groups` and `window` come from the data.
@@ -26,6 +27,7 @@ class HabitModule(lightning.LightningModule):
     def __init__(
         self,
         vocabulary: list[int],
+        kind_sizes: list[int],
         learning_rate: float = 4e-3,
         weight_decay: float = 1e-4,
         **architecture: Any,
@@ -34,7 +36,7 @@ class HabitModule(lightning.LightningModule):
         self.save_hyperparameters()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.seed = torch.initial_seed()
-        self.config = ModelConfig(vocabulary=tuple(vocabulary), **architecture)
+        self.config = ModelConfig(vocabulary=tuple(vocabulary), kind_sizes=tuple(kind_sizes), **architecture)
         self.model = Autoencoder(self.config)
 
     def _loss(self, batch: Batch, tokens: Tensor, principal: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class ExperimentCLI(LightningCLI):
         """Sections besides trainer, model and data."""
         parser.add_class_arguments(CalibrationConfig, "calibration")
         parser.add_class_arguments(RegisterConfig, "register")
-        for name in ("vocabulary", "principals", "groups"):
+        for name in ("vocabulary", "kind_sizes", "principals", "groups"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("data.window", "model.window")
 

@@ -1,5 +1,6 @@
 """The composite autoencoder: shapes, padding, the exported graph, and that it learns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from data.errors import KubehabitError
 from training import model as module
 from training.export import TorchModel, check_newest, check_parity, export, export_newest
 from training.model import Autoencoder, ModelConfig, Scorer, field_nll, targets_at
+from training.unseen import UnseenValues
 
 torch.set_num_threads(1)  # models this small only lose by waiting for each other
 CONFIG = ModelConfig(
@@ -158,6 +160,58 @@ def test_it_learns_who_does_what() -> None:
     own = scorer(*inputs)[0].sum()
     stolen = scorer(inputs[0], inputs[1], np.roll(inputs[2], 1), inputs[3], inputs[4])[0].sum()
     assert stolen > own + 0.5 * 64
+
+
+def test_a_kind_of_values_shares_its_probability_among_them_in_every_graph(
+    model: Autoencoder, tmp_path: Path
+) -> None:
+    sizes = tuple(range(1, 1 + sum(CONFIG.vocabulary)))
+    shared = Autoencoder(replace(CONFIG, kind_sizes=sizes)).eval()
+    shared.load_state_dict(
+        model.state_dict()
+    )  # what is shared comes from the vocabulary, not with the weights
+    tokens, lengths, *who = windows(8, 6)
+    newest = torch.arange(1)
+    alone, _ = Scorer(model)(tokens, lengths, *who, newest)
+    among, _ = Scorer(shared)(tokens, lengths, *who, newest)
+    targets = targets_at(tokens, lengths, newest) + model.offsets
+    torch.testing.assert_close(among - alone, torch.log(torch.tensor(sizes, dtype=torch.float32))[targets])
+    export(shared, tmp_path / "model.onnx")
+    export_newest(shared, tmp_path / "newest.onnx")
+    assert check_parity(shared, tmp_path / "model.onnx", batches=20) <= 1e-4
+    assert check_newest(shared, tmp_path / "newest.onnx", batches=20) <= 1e-5
+
+
+def test_an_unseen_value_costs_what_its_kind_is_worth_to_who_uses_it() -> None:
+    """Two principals, each with eight objects of one stem: one more of the own is no surprise, one of the other's is."""
+    stems = 2
+    known = torch.arange(5, 21).view(stems, 8)  # tokens 3 and 4 stand for the stems
+    broader = torch.cat([torch.arange(3), torch.tensor([1, 1]), torch.tensor([3, 4]).repeat_interleave(8)])
+    met = torch.tensor([1e9] * 5 + [1.0] * 16)
+    unseen = UnseenValues((0.2 / met).numpy().astype(np.float32), broader.numpy(), np.zeros(1, np.int64))
+    config = replace(CONFIG, vocabulary=(21,), principals=stems)
+    torch.manual_seed(0)
+    model = Autoencoder(config)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    rng = np.random.default_rng(0)
+    principal, group = torch.arange(stems).repeat(32), torch.ones(64, dtype=torch.int64)
+    lengths = torch.full((64,), 6)
+    for _ in range(150):
+        objects = known[principal].gather(1, torch.from_numpy(rng.integers(0, 8, (64, 6)))).unsqueeze(-1)
+        tokens = torch.from_numpy(unseen.hide(objects.numpy(), rng))
+        targets = targets_at(tokens, lengths, torch.arange(2))
+        decoders = model(model.corrupt(tokens), lengths, principal + 1, group, torch.arange(2))
+        loss = sum(field_nll(logits, targets, config.vocabulary).sum(-1).mean() for logits in decoders)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    tokens[:, -1, 0] = 3 + principal  # an unseen object of the own stem
+    inputs = (lengths.numpy(), principal.numpy() + 1, group.numpy(), np.arange(1))
+    own = TorchModel(model)(tokens.numpy(), *inputs)[0].mean()
+    tokens[:, -1, 0] = 4 - principal  # of the other's
+    other = TorchModel(model)(tokens.numpy(), *inputs)[0].mean()
+    assert own < 4  # as it is unseen in a sixth of the windows
+    assert other > own + 2
 
 
 def test_the_exported_graph_computes_the_same_numbers(model: Autoencoder, tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ from training.train import ExperimentCLI, parse, quieten_lightning
 EXPERIMENT = "kubehabit-ablation"
 _ROOT = Path(__file__).resolve().parent.parent.parent
 #: Source files that decide what a trained variant makes of a log, once that is encoded.
-_TRAINS = tuple(f"training/{name}.py" for name in ("model", "module", "datamodule"))
+_TRAINS = tuple(f"training/{name}.py" for name in ("model", "module", "datamodule", "unseen"))
 #: Source files that decide a variant's figures. Directories are searched recursively.
 JUDGES = (
     *("data/**/*.py", "detection/**/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
-    *(f"training/{name}.py" for name in ("model", "module", "datamodule", "calibrate")),
+    *(f"training/{name}.py" for name in ("model", "module", "datamodule", "unseen", "calibrate")),
     *("training/stretch.py", "training/evaluation/*.py"),
     *(f"training/ablation/{name}.py" for name in ("variants", "constants", "exam", "ablate")),
 )

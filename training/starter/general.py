@@ -46,7 +46,9 @@ def is_general(field: str, value: str) -> bool:
         case "place":
             return value in _PLACES
         case "binding":
-            return value in ("-", "denied") or value.startswith(_BINDINGS)
+            return value in ("-", "denied", "ClusterRoleBinding ?", "RoleBinding ?") or value.startswith(
+                _BINDINGS
+            )
         case "traits":  # labels, annotations and account names are the cluster's own
             return not any(part in value for part in ("serviceAccount=", "metadata.labels", "annotations"))
     return field not in _OWN or value == "-"

@@ -124,6 +124,7 @@ def test_a_training_starts_warm_from_its_folder(starter: Path, trained: Trained)
     saved = json.loads((starter / "bundle.json").read_text())["model"]
     sizes = {
         "vocabulary": table.vocabulary.sizes,
+        "kind_sizes": tuple(table.vocabulary.kind_sizes),
         "principals": len(table.principals.ids),
         "groups": len(table.principals.groups),
     }
