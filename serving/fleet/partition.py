@@ -92,9 +92,8 @@ class PartitionScorer:
         found = self._checkpoints.newest()
         self._checkpoint = found or PartitionCheckpoint()
         self.position = None if found is None else found.offset
-        self.committable = (
-            self.position
-        )  # who wrote the checkpoint may have lost the partition before Kafka heard of it
+        # Whoever wrote the checkpoint may have lost the partition before Kafka heard of it.
+        self.committable = self.position
         self._began = self._careful = False
         self._postpone()
         shown = {
