@@ -46,13 +46,7 @@ def backtest(
             max=256,
         ),
     ] = 1,
-    spark: Annotated[
-        str | None,
-        typer.Option(
-            "--spark",
-            help="Master of an Apache Spark cluster that does it instead: local[4], spark://host:7077 ...",
-        ),
-    ] = None,
+    spark: opt.Spark = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Judge months of old logs as the service would have, and count what it would have raised, day by day.

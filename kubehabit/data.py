@@ -36,6 +36,7 @@ def data_build(
         Path | None, opt.yaml_option("--identity", "identity.yaml", "Who counts as one principal")
     ] = None,
     pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
+    spark: opt.Spark = None,
 ) -> None:
     """Build a dataset: read audit logs, turn events into actions, and actions into each principal's sequence.
 
@@ -57,7 +58,7 @@ def data_build(
     settings = ActionSettings.shipped(**changes)
     key = None if pseudonyms is None else load_key(pseudonyms)
     with interruptible("The parts of the logs that were read are kept: the same command goes on from there."):
-        summary = build(logs, out, settings=settings, dead_letters=dead_letters, pseudonyms=key)
+        summary = build(logs, out, settings=settings, dead_letters=dead_letters, pseudonyms=key, spark=spark)
     typer.echo(summary.describe())
     typer.echo(f"Next: kubehabit train --data {out}")
 

@@ -187,6 +187,14 @@ Store = Annotated[
     ),
 ]
 
+Spark = Annotated[
+    str | None,
+    typer.Option(
+        "--spark",
+        help="Master of an Apache Spark cluster that does it instead: local[4], spark://host:7077 ...",
+    ),
+]
+
 Archive = Annotated[
     str | None,
     typer.Option(

@@ -100,6 +100,7 @@ def build(
     pseudonyms: bytes | None = None,
     workers: int | None = None,
     progress: bool = True,
+    spark: str | None = None,
 ) -> BuildSummary:
     """Turn audit logs into a dataset, out of core: memory does not grow with the logs.
 
@@ -114,6 +115,7 @@ def build(
         dead_letters: file for unreadable records; `dead-letters.jsonl` in `out` if not given.
         pseudonyms: key of the names that stand for people (`data.dataset.pseudonyms`); no unreadable record is kept then.
         workers: processes that read logs; all cores if not given.
+        spark: master of a Spark cluster whose machines read the logs instead; the dataset is the same.
 
     Raises:
         KubehabitError: no log, no event, one principal only, or `out` is in use.
@@ -126,7 +128,7 @@ def build(
     rules = Sensitivity(sensitivity if sensitivity is not None else shipped("sensitivity.yaml")["rules"])
     jobs = plan(logs)
     out.mkdir(parents=True, exist_ok=True)
-    parts = encode_all(jobs, out / "parts", settings, rules, workers=workers, progress=progress)
+    parts = encode_all(jobs, out / "parts", settings, rules, workers=workers, progress=progress, spark=spark)
     letters = _write_dead_letters(parts, dead_letters or out / "dead-letters.jsonl", pseudonyms is None)
     kept, repeats = _without_repeats(parts)
     counts: Counter[str] = Counter({"events": 0, "folded": repeats, "dropped": 0})

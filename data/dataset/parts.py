@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from operator import attrgetter
@@ -40,6 +40,7 @@ from data.events.decode import decode_lines
 from data.events.formats.registry import Sources
 from data.events.reader import read_events, read_range
 from data.principals.ownership import Link
+from data.spark import run_tasks
 from data.timestamps import parse_times
 
 #: Actions in a part: bounds the memory of a worker, and what a kill can cost.
@@ -290,6 +291,7 @@ def encode_all(
     *,
     workers: int | None = None,
     progress: bool = True,
+    spark: str | None = None,
 ) -> list[DatasetPart]:
     """Encode all jobs, continuing where an earlier, killed build of the same logs and settings stopped.
 
@@ -297,6 +299,7 @@ def encode_all(
         jobs: from `plan`.
         folder: for the parts.
         workers: processes; all cores if not given, and none but this one if 1.
+        spark: master of a Spark cluster that does it instead; its machines must reach logs and folder under the same paths.
 
     Returns:
         The parts in log order.
@@ -314,14 +317,21 @@ def encode_all(
         total, left = sum(job.size for job in jobs), sum(job.size for job in todo)
         task = bar.add_task("reading audit log", total=total, completed=total - left)
         count = min(workers or os.cpu_count() or 1, len(todo))
-        arguments = (folder, settings.to_dict(), rules.table)
-        if count <= 1:
+        arguments = (folder.absolute(), settings.to_dict(), rules.table)
+        if spark is not None and todo:
+            elsewhere = [replace(job, log=job.log.absolute()) for job in todo]
+            run_tasks(spark, "kubehabit data build", partial(_encode, arguments=arguments), elsewhere)
+        elif count <= 1:
             for job in todo:
                 encode_job(job, *arguments)
                 bar.update(task, advance=job.size)
         else:
             _in_parallel(todo, arguments, count, bar, task)
     return list(_parts(jobs, folder))
+
+
+def _encode(job: Job, arguments: tuple[Path, dict[str, Any], list[dict[str, Any]]]) -> int:
+    return encode_job(job, *arguments)
 
 
 def _in_parallel(

@@ -44,6 +44,11 @@ def open_files(url: str) -> ObjectFiles:
     return ObjectFiles(url, _failed)
 
 
+def copied_names(files: ObjectFiles) -> set[str]:
+    """Names of the Parquet files of a copy; raises ArchiveError."""
+    return {name for day in files.folders("") for name in files.names(day) if name.endswith(".parquet")}
+
+
 def _failed(what: str, error: Exception) -> ArchiveError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return ArchiveError(f"The archive of events: {what} cannot be used ({reason}). Check events.archive.")
@@ -139,13 +144,13 @@ class ArchivedStore(StorePlace):
         (self.folder / "blocks").mkdir()
         self._files = open_files(url)
         # Listed first: what is added from now on is not looked for.
-        self._names = {name for day in self._files.folders("") for name in self._files.names(day)}
-        parts = [name for name in self._files.names(_LEDGER) if name.endswith(".jsonl")]
-        if not parts or _HEAD not in self._files.names(_LEDGER):
+        self._names = copied_names(self._files)
+        if _HEAD not in self._files.names(_LEDGER):
             raise ArchiveError(
                 f"There are no archived events in {url}. Name the cluster as well: s3://bucket/events/cluster=prod."
             )
-        raw = self._files.read(_HEAD)
+        raw = self._files.read(_HEAD)  # before the lines, which are written first
+        parts = [name for name in self._files.names(_LEDGER) if name.endswith(".jsonl")]
         lines = b"".join(map(self._files.read, parts)).splitlines(keepends=True)
         # Lines behind the head are those of a copy that was not finished.
         (self.folder / "ledger.jsonl").write_bytes(b"".join(lines[: _decoded(raw).number + 1]))
@@ -158,7 +163,7 @@ class ArchivedStore(StorePlace):
 
     def names(self) -> set[str]:
         """Names of the Parquet files that were there when it was opened."""
-        return {name for name in self._names if name.endswith(".parquet")}
+        return self._names
 
     def named(self, _entries: Sequence[LedgerEntry]) -> set[str]:
         """Nothing: what the copy may hold is in the catalog."""
@@ -197,6 +202,9 @@ def _blocks_of(name: str) -> str:
 
 def _decoded(raw: bytes) -> Head:
     try:
-        return msgspec.json.decode(raw, type=Head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        head = msgspec.json.decode(raw, type=Head)
+        if head.number < 0:
+            raise ValueError("its number is negative")
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ArchiveError(f"The head of the archive's ledger cannot be read: {error}.") from error
+    return head

@@ -137,7 +137,8 @@ class Catalog:
                 if said["to"] != self.archive:  # a new copy, of all that is still here
                     self.archive, self.archived = said["to"], []
                 file = next(file for file in self.files if file.name == said["file"])
-                rest = [one for one in self.archived if one not in self.archived_in(file)]
+                same = self.archived_in(file)
+                rest = [one for one in self.archived if one not in same]
                 self.archived = sorted([*rest, file.in_archive], key=lambda one: one.first)
                 self.archived_line = entry.number
             self.lines = entry.number + 1

@@ -21,7 +21,7 @@ from data.durable_file import write_durably
 from data.errors import KubehabitError
 from data.principals.person import Person
 from data.signing_keys import load_signing_key
-from serving.forensics.archive import ArchivedStore
+from serving.forensics.archive import copied_names, open_files
 from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import connect, parquet, quoted
 from serving.forensics.event_store import EventStore
@@ -96,9 +96,10 @@ def count_out_of_reach(settings: EventSettings, catalog: Catalog, person: Person
     files = [file for file in catalog.archived if not followed or file.first < catalog.kept_from]
     if not files:
         return 0
-    place = ArchivedStore(catalog.archive)
-    paths = [place.address(file.name) for file in files if place.has(file.name)]
-    with place.connect(settings.memory_mb, 1) as connection:
+    objects = open_files(catalog.archive)
+    there = copied_names(objects)
+    paths = [f"{objects.place}/{file.name}" for file in files if file.name in there]
+    with connect(settings.resolved_path, settings.memory_mb, objects=objects) as connection:
         return sum(1 for path in paths for _ in _matching(connection, path, person))
 
 

@@ -398,13 +398,12 @@ class EventStore:
         wanted = self.settings.archive
         if wanted is None:
             return
-        self.archive_trouble = "They could not be copied."
         try:
             if self._archive is None:
                 self._archive = Archive(wanted.resolved_url, self.folder)
             self._ship(self._archive)
-        except (OSError, KubehabitError) as error:
-            self.archive_trouble = str(error)
+        except Exception as error:
+            self.archive_trouble = str(error) or type(error).__name__
             raise
         self.archive_trouble = ""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import partial
 
 from data.errors import KubehabitError
+from data.spark import run_tasks
 from serving.rollout.backtest import BacktestOptions, ClusterBacktest, ClusterLogs, backtest
 
 #: A cluster's name, and its backtest or why there is none.
@@ -53,33 +53,9 @@ def run_on_spark(clusters: Sequence[ClusterLogs], options: BacktestOptions, mast
         master: as `spark-submit` takes it: local[4], spark://host:7077, k8s://..., yarn.
 
     Raises:
-        KubehabitError: pyspark is not installed, or Spark does not start.
+        KubehabitError: as `run_tasks`.
     """
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise KubehabitError(
-            "Apache Spark is not installed: pip install 'kubehabit[spark]', and Java 17."
-        ) from error
-    if master.startswith("local"):  # else it is for the cluster to say which Python its machines run
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    session = None
-    try:
-        session = SparkSession.builder.master(master).appName("kubehabit backtest").getOrCreate()
-        tasks = session.sparkContext.parallelize([(one, options) for one in clusters], len(clusters))
-        yield from tasks.map(lambda task: _outcome(*task)).collect()
-    except Exception as error:  # py4j's, Java's own, and those of a machine without kubehabit
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = next(
-            (line for line in reversed(lines) if "Error" in line.partition(":")[0]),
-            lines[0] if lines else repr(error),
-        )
-        raise KubehabitError(
-            f"Spark at {master} did not run it: {said}. Its machines need Python with kubehabit installed (PYSPARK_PYTHON)."
-        ) from error
-    finally:
-        if session is not None:
-            session.stop()
+    yield from run_tasks(master, "kubehabit backtest", partial(_outcome, options=options), clusters)
 
 
 def _outcome(logs: ClusterLogs, options: BacktestOptions) -> Outcome:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -206,6 +207,36 @@ def test_a_killed_build_continues_where_it_stopped(tmp_path: Path, normal_lines:
     whole = card_of(log, tmp_path / "whole", workers=1)
     assert json.loads((tmp_path / "out" / "card.json").read_text()) == whole
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_spark_builds_the_same_files(
+    tmp_path: Path, normal_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyspark", reason="pip install 'kubehabit[spark]', and Java 17")
+    monkeypatch.setattr(parts, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    logs = [
+        write(tmp_path / "1", [*normal_lines[:3000], b"{broken"]),
+        write(tmp_path / "2", normal_lines[3000:6000]),
+    ]
+    assert len(parts.plan(logs)) > 4
+    build(logs, tmp_path / "here", progress=False, workers=1)
+    build(logs, tmp_path / "spark", progress=False, spark="local[2]")
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file()}
+        for out in ("here", "spark")
+    )
+    assert here == there
+    assert len(here) > 3
+
+
+def test_a_build_without_spark_says_what_to_install(tmp_path: Path, normal_lines: list[bytes]) -> None:
+    log = write(tmp_path / "log", normal_lines[:2000])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pyspark.sql", None)
+        with pytest.raises(KubehabitError, match=r"pip install 'kubehabit\[spark\]'"):
+            build([log], tmp_path / "out", progress=False, spark="local[2]")
 
 
 def test_parts_of_other_settings_are_not_used(tmp_path: Path, normal_lines: list[bytes]) -> None:

@@ -326,6 +326,25 @@ def test_what_is_changed_in_a_copy_is_found(
     assert kind in {finding.kind for finding in checked(url).findings}
 
 
+@pytest.mark.parametrize("url", ["memory"], indirect=True)
+@pytest.mark.parametrize("head", [b"", b"[]", b'{"number": -7, "hash": ""}', b"\xff"])
+def test_a_head_that_cannot_be_read_is_a_sentence(
+    opened: Callable[..., EventStore], now: list[int], url: str, head: bytes
+) -> None:
+    store = opened()
+    three_days(store, now)
+    store.merge()
+    store.ship()
+    store.close()
+    open_files(of_prod(url)).write("_ledger/head.json", head)
+    with pytest.raises(KubehabitError, match="head of the archive's ledger cannot be read"):
+        checked(url)
+    store = opened()
+    with pytest.raises(KubehabitError, match="head of the archive's ledger cannot be read"):
+        store.ship()
+    store.close()
+
+
 def test_the_copy_of_another_store_is_not_overwritten(
     opened: Callable[..., EventStore], now: list[int], url: str, tmp_path: Path
 ) -> None:
