@@ -177,9 +177,10 @@ class Decoded(NamedTuple):
 
 
 _EVENT = msgspec.json.Decoder(AuditEvent)
-#: The key of an event as all write it. What has it not is opened first: to decode an envelope as an event takes much longer.
-#: (It is looked for with `find`: for a text, `in` makes an exception first and drops it.)
+#: The key of an event as all write it, and in how many bytes it is found. What has it not there is opened first: to decode an
+#: envelope as an event takes much longer. (It is looked for with `find`: for a text, `in` makes an exception first and drops it.)
 ID_KEY = b'"auditID"'
+ID_WITHIN = 4 << 10
 _STRING, _ARRAY = msgspec.json.Decoder(str), msgspec.json.Decoder(list[msgspec.Raw])
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder()

@@ -21,6 +21,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import (
     API_VERSIONS,
     ID_KEY,
+    ID_WITHIN,
     MAX_EVENT_BYTES,
     MAX_UNPACKED_BYTES,
     UNREADABLE,
@@ -59,10 +60,6 @@ _DAMAGED = "compressed stream is damaged"
 _BRACE = ord("}")
 
 
-class _NotTriedError(ValueError):
-    """A record was not decoded as an event, because it has no audit ID."""
-
-
 class _EventList(msgspec.Struct, gc=False):
     """What kube-apiserver's webhook sends."""
 
@@ -81,11 +78,13 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 
 #: Bytes of a body in which the kind of a list is looked for: API servers write it first.
 _BEGINNING = 256
-#: Bytes at the beginning of a block in which the audit ID of its first event is looked for.
-_FIRST_ID = 16 << 10
 _NOT_BLANK = re.compile(rb"\S")
-#: What the first line of a document ends with.
-_MAY_OPEN = b"{[ \t\r\n\v\f"
+#: What the first line of a document may end with, of its last bytes that are not blank.
+_MAY_OPEN, _LAST = (b"", b"{", b"["), slice(-2, None)
+#: Bytes in which the audit ID is looked for behind an envelope, which a plain event seldom follows: API servers write it early.
+_EARLY = 256
+#: In the place of why a record without an audit ID could not be decoded as an event.
+_NOT_TRIED = ValueError("not an audit event: it has no auditID")
 
 
 def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:
@@ -143,7 +142,7 @@ def decode_numbered(
     dead: list[DeadLetter] = []
     skipped: Counter[str] = Counter()
     decode = _EVENT.decode
-    native = 0
+    native, within = 0, ID_WITHIN
     for number, line in records:
         if len(line) > MAX_EVENT_BYTES:
             if (cut := salvage(line)) is not None:
@@ -157,40 +156,39 @@ def decode_numbered(
                 DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", bytes(line[:1024]), len(events))
             )
             continue
-        try:
-            if line.find(ID_KEY) < 0:
-                raise _NotTriedError
-            event = decode(line)
-            if not is_plain(event):
-                check(event)
-            events.append(event)
-            numbers.append(number)
-            native += 1
-            if originals is not None:
-                originals.append(line)
-        except UNREADABLE as refused:
-            if not line or line.isspace():
-                continue
-            if stop is not None and line[-1] in _MAY_OPEN and stop(number, line):
-                break
-            if sources is None:
-                sources = Sources()
-            found = _opened(line, refused, sources)
-            if positions:
-                numbers += found.positions
-                dead += [replace(letter, before=letter.before + len(events)) for letter in found.dead]
+        refused: Exception = _NOT_TRIED
+        if line.find(ID_KEY, 0, within) >= 0:
+            try:
+                event = decode(line)
+                if not is_plain(event):
+                    check(event)
+            except UNREADABLE as error:
+                refused = error
             else:
-                numbers += [number] * len(found.events)
-                dead += [
-                    replace(letter, line=number, before=letter.before + len(events)) for letter in found.dead
-                ]
-            if found.dead:
-                sources.limits.check_lost(len(dead))
-            events += found.events
-            if found.skipped:
-                skipped.update(found.skipped)
-            if originals is not None:
-                originals += map(bytes, found.originals)
+                events.append(event)
+                numbers.append(number)
+                native, within = native + 1, ID_WITHIN
+                if originals is not None:
+                    originals.append(line)
+                continue
+        if not line or line.isspace():
+            continue
+        if stop is not None and line[_LAST].rstrip()[-1:] in _MAY_OPEN and stop(number, line):
+            break
+        if sources is None:
+            sources = Sources()
+        found = _opened(line, refused, sources)
+        within = _EARLY if refused is _NOT_TRIED and found.events else ID_WITHIN
+        if found.dead:
+            lost = found.dead if positions else [replace(letter, line=number) for letter in found.dead]
+            dead += [replace(letter, before=letter.before + len(events)) for letter in lost]
+            sources.limits.check_lost(len(dead))
+        numbers += found.positions if positions else [number] * len(found.events)
+        events += found.events
+        if found.skipped:
+            skipped.update(found.skipped)
+        if originals is not None:
+            originals += map(bytes, found.originals)
     if sources is not None and native:
         sources.records["native"] += native
     return Decoded(events, numbers, dead, skipped)
@@ -198,7 +196,7 @@ def decode_numbered(
 
 def _opened(line: bytes, refused: Exception, sources: Sources) -> Reading:
     """What is in a record that is no event as API servers write it."""
-    tried = not isinstance(refused, _NotTriedError)
+    tried = refused is not _NOT_TRIED
     if not tried and (opened := sources.open(line)) is not None:
         return opened
     if not tried or is_too_long(refused):
@@ -225,7 +223,7 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
     """
     if len(block) > MAX_EVENT_BYTES:  # one of the lines could be too long
         return None
-    if ID_KEY not in bytes(block[:_FIRST_ID]):
+    if ID_KEY not in bytes(block[:ID_WITHIN]):
         return None
     try:
         events = _EVENT.decode_lines(block)

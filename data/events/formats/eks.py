@@ -91,9 +91,14 @@ def cluster_of(owner: str, group: str) -> str:
 def read_packed(text: str, found: Reading) -> bool:
     """Read the record in a base64 text, which may be compressed; False if it is no base64."""
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)  # some encoders put line ends into it
+        data = base64.b64decode(text, validate=True)
     except ValueError:
-        return False
+        try:
+            data = base64.b64decode(
+                "".join(text.split()), validate=True
+            )  # some encoders put line ends into it
+        except ValueError:
+            return False
     if not data:
         return False
     if data[:2] != b"\x1f\x8b":

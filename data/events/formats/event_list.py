@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import msgspec
 
 from data.events.audit_event import API_VERSIONS, UNREADABLE
@@ -15,14 +17,13 @@ class _Listed(msgspec.Struct):
     kind: str = ""
     apiVersion: str = ""
     items: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
-    records: list[msgspec.Raw] | None = None
-    Records: list[msgspec.Raw] | None = None
-    events: list[msgspec.Raw] | None = None
+    records: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
+    Records: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
+    events: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _LISTED = msgspec.json.Decoder(_Listed)
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_LISTS = set(UNWRAPPED)
+_ANY_LIST = attrgetter(*UNWRAPPED)
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -45,7 +46,7 @@ class Lists:
                         return False
                     items = listed.items or []
                     version = listed.apiVersion if listed.apiVersion in API_VERSIONS else ""
-                elif not items and _LISTS.isdisjoint(_FIELDS.decode(raw)):
+                elif not items and all(one is msgspec.UNSET for one in _ANY_LIST(listed)):
                     return False
                 # A list beside an event, in what is wrapped around it, is not a list of records.
                 if listed.kind != "EventList" and not any(map(holds_event, items)) and holds_event(raw):

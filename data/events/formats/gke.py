@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -201,7 +202,11 @@ def _labels(raw: msgspec.Raw) -> msgspec.Raw:
 def _split_method(method: str, name: str) -> tuple[str, str, str]:
     """(verb, resource, subresource) of `io.k8s.core.v1.pods.exec.create`; no resource for `io.k8s.get`."""
     group, _, rest = name.partition("/")
-    version = rest.partition("/")[0]
+    return _split_known(method, group, rest.partition("/")[0])
+
+
+@lru_cache(maxsize=256)
+def _split_known(method: str, group: str, version: str) -> tuple[str, str, str]:
     domain = group if "." in group else f"{group}.k8s.io"  # core and the first groups have no domain
     prefix = ".".join([*reversed(domain.split(".")), version, ""])
     head, _, verb = method.rpartition(".")

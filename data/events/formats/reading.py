@@ -13,6 +13,7 @@ import msgspec
 from data.errors import KubehabitError
 from data.events.audit_event import (
     ID_KEY,
+    ID_WITHIN,
     MAX_EVENT_BYTES,
     MAX_UNPACKED_BYTES,
     UNREADABLE,
@@ -140,7 +141,7 @@ class Reading:
         """
         error: Exception | None = None
         data = bytes(raw)
-        if data.find(ID_KEY) >= 0 and len(data) <= MAX_EVENT_BYTES:
+        if data.find(ID_KEY, 0, ID_WITHIN) >= 0 and len(data) <= MAX_EVENT_BYTES:
             try:
                 event = decode_event(raw, version)
             except UNREADABLE as refused:

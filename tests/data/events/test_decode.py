@@ -293,3 +293,19 @@ def test_a_dead_letter_of_backslashes_is_written_at_once() -> None:
     text = letter.text
     assert time.process_time() - begin < 1
     assert text.endswith("x" + LEFT_OUT)
+
+
+@pytest.mark.parametrize("before", [b"", b'{"category":"kube-audit","properties":{"log":%s}}\n'])
+def test_an_event_is_read_wherever_its_audit_id_stands(before: bytes) -> None:
+    """It is looked for first where API servers write it; what has it not there is opened as an envelope before."""
+    written = json.loads(event(requestObject={"data": "x" * 20_000}))
+    turned = dict(reversed(written.items()))
+    wrapped = before and before % json.dumps(json.dumps(written)).encode()
+    for body in (wrapped + json.dumps(turned).encode(), wrapped + json.dumps(turned, indent=1).encode()):
+        found = decode_body(body + b"\n")
+        assert not found.dead
+        assert [found.auditID for found in found.events] == [written["auditID"]] * (1 + bool(before))
+        expected = decode_body(json.dumps(written).encode()).events[0]
+        assert msgspec.structs.replace(found.events[-1], requestObject=msgspec.Raw()) == (
+            msgspec.structs.replace(expected, requestObject=msgspec.Raw())
+        )
