@@ -147,5 +147,6 @@ def data_simulate(
     from data.simulation.config import load_settings
 
     settings = load_settings(config, profile)
-    summary = simulate(out, principals, days, seed, attacks=attacks, settings=settings, progress=True)
+    with interruptible(f"The logs in {out} are not whole: the same command writes them again."):
+        summary = simulate(out, principals, days, seed, attacks=attacks, settings=settings, progress=True)
     typer.echo(summary.describe())

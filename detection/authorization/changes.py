@@ -64,6 +64,7 @@ class ChangeFollower:
         applied: changes of RBAC so far.
         unknown: those whose content the log did not have.
         recent: the last ones, oldest first.
+        whole: whether these are all since the snapshot.
         created: when a role or binding was made, RFC 3339, as far as it is known.
     """
 
@@ -73,6 +74,7 @@ class ChangeFollower:
         self._objects: dict[ObjectKey, dict[str, Any]] = {}  # as far as known, for patches
         self.applied = self.unknown = 0
         self.recent: deque[Change] = deque(maxlen=_REMEMBERED)
+        self.whole = True
         self.created: dict[ObjectKey, str] = {}
         self._before: tuple[tuple[int, int], Rbac] | None = None
 
@@ -175,7 +177,7 @@ class ChangeFollower:
     def _put(self, key: ObjectKey, made: RbacRole | RbacBinding, time: str) -> None:
         before = self._rbac.get(key)
         if before != made:
-            self.recent.append(Change(time, key, before))
+            self._note(Change(time, key, before))
             self._rbac.put(key, made)
 
     def _remove(self, key: ObjectKey, time: str) -> None:
@@ -183,8 +185,12 @@ class ChangeFollower:
         self.created.pop(key, None)
         before = self._rbac.get(key)
         if before is not None:
-            self.recent.append(Change(time, key, before))
+            self._note(Change(time, key, before))
             self._rbac.remove(key)
+
+    def _note(self, change: Change) -> None:
+        self.whole = self.whole and len(self.recent) < _REMEMBERED
+        self.recent.append(change)
 
     def as_of(self, time: str) -> Rbac | None:
         """RBAC as it stood at an earlier time, by undoing later changes.
@@ -200,16 +206,13 @@ class ChangeFollower:
             return self._before[1]
         before = self._rbac.copy()
         for change in reversed(later):
-            if change.before is None:
-                before.remove(change.key)
-            else:
-                before.put(change.key, change.before)
+            undo(change, before)
         self._before = key, before
         return before
 
     def remembers(self, time: str) -> bool:
         """Whether all changes since a time can be undone."""
-        return len(self.recent) < _REMEMBERED or self.recent[0].time < time
+        return self.whole or (bool(self.recent) and self.recent[0].time < time)
 
     def snapshot(self) -> dict[str, Any]:
         """What must outlive a restart, in the terms of MessagePack, as references to what never changes in place."""
@@ -223,6 +226,8 @@ class ChangeFollower:
             "unknown": unknown,
             "created": [(tuple(key), time) for key, time in self.created.items()],
             "counts": (self.applied, self.unknown),
+            "recent": [(time, tuple(key), msgspec.to_builtins(before)) for time, key, before in self.recent],
+            "whole": self.whole,
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -237,7 +242,14 @@ class ChangeFollower:
             self._rbac.put(ObjectKey(*parts), _unknown(ObjectKey(*parts)))
         self.created = {ObjectKey(*key): time for key, time in saved["created"]}
         self.applied, self.unknown = saved["counts"]
+        # State of earlier versions does not say what was before.
+        self.whole = saved.get("whole", False)
         self.recent.clear()
+        for time, parts, before in saved.get("recent", ()):
+            key = ObjectKey(*parts)
+            kind = RbacRole if RESOURCES[key.resource][0] else RbacBinding
+            value = None if before is None else msgspec.convert(before, kind)
+            self.recent.append(Change(time, key, value))
 
     def _content(self, key: ObjectKey, verb: str, body: object) -> dict[str, Any] | None:
         if verb in ("create", "update"):
@@ -268,6 +280,14 @@ class ChangeFollower:
                 self._forget(key, time)
             else:
                 self._remove(key, time)
+
+
+def undo(change: Change, rbac: Rbac) -> None:
+    """Put back what was before a change that no other change of the same object came after."""
+    if change.before is None:
+        rbac.remove(change.key)
+    else:
+        rbac.put(change.key, change.before)
 
 
 def _is_change(event: AuditEvent) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data.events.audit_event import AuditEvent
 from detection.authorization.authorizer import Authorizer
-from detection.authorization.changes import ChangeFollower
+from detection.authorization.changes import Change, ChangeFollower, undo
 from detection.authorization.rbac import BindingGrant, ObjectKey, Rbac
 from detection.authorization.requests import access_request
 from detection.authorization.right_index import RightIndex
@@ -179,23 +179,40 @@ def what_if(
 
 def what_if_used(
     rbac: Rbac,
-    usage: Mapping[str, UserUsage],
+    periods: Iterable[tuple[Sequence[Change], Mapping[str, UserUsage]]],
     proposed: Sequence[Mapping[str, Any]],
     removed: Sequence[ObjectKey],
 ) -> WhatIf:
-    """Which requests a change would have denied, of what users did: by the rules as they stand, not as of each moment.
+    """As `what_if`, of what users did between changes of RBAC, by the rules as they stood in each of these periods.
 
     Requests of a right count as denied if that holds for one of the objects that it was used on.
+
+    Args:
+        rbac: as it stands.
+        periods: newest first: the changes that ended a period, in their order, and what users did in it.
     """
     found = WhatIf(0, Counter(), 0)
-    now, changed = Authorizer(rbac), Authorizer(_with(rbac, proposed, removed))
+    as_it_was, changed = rbac.copy(), _with(rbac, proposed, removed)
+    held = {changed.put_object(content) for content in proposed}.union(removed)
+    now, then = Authorizer(as_it_was), Authorizer(changed)
+    for changes, usage in periods:
+        for change in reversed(changes):
+            undo(change, as_it_was)
+            if change.key not in held:
+                undo(change, changed)
+        _compare_used(found, usage, now, then)
+    return found
+
+
+def _compare_used(found: WhatIf, usage: Mapping[str, UserUsage], now: Authorizer, then: Authorizer) -> None:
+    """Add to a result what users did that the rules `now` allow, and whether the rules `then` do."""
     for user, used in usage.items():
         for right, count in used.counts.items():
             opinions: set[str] = set()
             for name in sorted(used.names[right] or ("",)):
                 before = now.decide(user, used.groups, right.request(name))
                 if before.opinion == "allow" and before.grant is not None:
-                    opinions.add(changed.decide(user, used.groups, right.request(name)).opinion)
+                    opinions.add(then.decide(user, used.groups, right.request(name)).opinion)
             if not opinions:
                 continue
             found.considered += count
@@ -203,7 +220,6 @@ def what_if_used(
                 found.denied[user, right] += count
             elif "unknown" in opinions:
                 found.unsure += count
-    return found
 
 
 def _with(rbac: Rbac, proposed: Sequence[Mapping[str, Any]], removed: Sequence[ObjectKey]) -> Rbac:

@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from data.events.audit_event import AuditEvent
 from detection.authorization.agreement import CONTRADICTIONS, Comparison
+from detection.authorization.changes import Change
 from detection.authorization.oracle import AuthorizationOracle
 from detection.authorization.rbac import Rbac
 from detection.evidence import INCIDENT_SECONDS
@@ -95,12 +96,16 @@ class CurrentRights:
         on_nodes: service accounts whose pods run, as user names.
         pods_known: whether a snapshot had the pods: else there are more than those.
         unknown_changes: changes whose content the log did not have.
+        changes: the last ones that led to them, oldest first.
+        whole: whether these are all since the snapshot.
     """
 
     rbac: Rbac
     on_nodes: frozenset[str]
     pods_known: bool
     unknown_changes: int
+    changes: tuple[Change, ...] = ()
+    whole: bool = True
 
 
 class AuthorizationMonitor:
@@ -243,6 +248,8 @@ class AuthorizationMonitor:
             on_nodes,
             self.oracle.graph.complete,
             follower.unknown,
+            tuple(follower.recent),
+            follower.whole,
         )
         self._current_until = now + _FRESH_SECONDS
         return self._current

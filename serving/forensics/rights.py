@@ -19,6 +19,7 @@ _MOST = 200_000
 _NOT_USED = "401, 403"
 #: Of the path only what decides: a field selector may name an object.
 _PATH = "CASE WHEN contains(path, 'fieldSelector') THEN path ELSE split_part(path, '?', 1) END"
+_PERIOD = "len(list_filter(?::BIGINT[], lambda cut: cut <= epoch_us(time)))"
 _ACTED_AS = "CASE WHEN impersonated <> '' THEN impersonated ELSE username END"
 _USED = f"stage = 'ResponseComplete' AND decision = 'allow' AND code NOT IN ({_NOT_USED})"
 
@@ -62,11 +63,23 @@ def _groups(text: str) -> tuple[str, ...]:
 def used_rights(
     queries: EventQueries, since: int, until: int | None = None, without: Collection[str] = ()
 ) -> UsedRights:
-    """What each user did with its rights in a span of time.
+    """What each user did with its rights in a span of time; as `used_in_periods` without cuts."""
+    return used_in_periods(queries, since, (), until, without)[0]
+
+
+def used_in_periods(
+    queries: EventQueries,
+    since: int,
+    cuts: Sequence[int],
+    until: int | None = None,
+    without: Collection[str] = (),
+) -> list[UsedRights]:
+    """What each user did with its rights in the periods of a span of time, the oldest first.
 
     Args:
         queries: the event store.
         since, until: microseconds since 1970 UTC.
+        cuts: where a period ends and the next begins, ascending; there is one period more than these.
         without: audit IDs that are left out.
 
     Raises:
@@ -76,27 +89,32 @@ def used_rights(
     span = "time >= make_timestamp(?::BIGINT) AND time < make_timestamp(?::BIGINT)"
     left_out = "NOT list_contains(?::VARCHAR[], audit_id)"
 
-    def ask(source: RecordSource) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
+    def ask(source: RecordSource) -> tuple[list[tuple[Any, ...]], dict[tuple[int, str], str]]:
         rows = source.all(
-            f"SELECT {_ACTED_AS} AS who, verb, {_PATH} AS what, count(DISTINCT audit_id), max(epoch_us(time)), max(number) "
-            f"FROM {{records}} WHERE {span} AND {_USED} AND {left_out} GROUP BY ALL ORDER BY 4 DESC LIMIT {_MOST}",
-            [since, until, list(without)],
+            f"SELECT {_PERIOD} AS period, {_ACTED_AS} AS who, verb, {_PATH} AS what, "
+            "count(DISTINCT audit_id), max(epoch_us(time)), max(number) "
+            f"FROM {{records}} WHERE {span} AND {_USED} AND {left_out} GROUP BY ALL ORDER BY 5 DESC LIMIT {_MOST}",
+            [list(cuts), since, until, list(without)],
         )
-        newest: dict[str, int] = {}
-        for who, _, _, _, _, number in rows:
-            newest[who] = max(number, newest.get(who, -1))
+        newest: dict[tuple[int, str], int] = {}
+        for period, who, *_, number in rows:
+            newest[period, who] = max(number, newest.get((period, who), -1))
         texts = source.all(
             "SELECT number, event FROM {records} WHERE number IN (SELECT unnest(?::UBIGINT[]))",
             [sorted(newest.values())],
         )
         by_number = dict(texts)
-        return rows, {who: by_number.get(number, "") for who, number in newest.items()}
+        return rows, {one: by_number.get(number, "") for one, number in newest.items()}
 
     rows, texts = queries.answer(since, until, ask)
-    users = {who: UserUsage(_groups(text)) for who, text in texts.items()}
-    for who, verb, path, count, last, _ in rows:
-        users[who].add(access_request(verb, path), clock.written(last), count)
-    return UsedRights(users, sum(row[3] for row in rows), len(rows) < _MOST)
+    users: list[dict[str, UserUsage]] = [{} for _ in range(len(cuts) + 1)]
+    requests = [0] * len(users)
+    for (period, who), text in texts.items():
+        users[period][who] = UserUsage(_groups(text))
+    for period, who, verb, path, count, last, _ in rows:
+        users[period][who].add(access_request(verb, path), clock.written(last), count)
+        requests[period] += count
+    return [UsedRights(*one, len(rows) < _MOST) for one in zip(users, requests, strict=True)]
 
 
 def suspects_of(queries: EventQueries, audit_ids: Sequence[str]) -> dict[str, SuspectRequest]:

@@ -68,3 +68,13 @@ def test_from_a_group_over_the_picture_to_a_change_with_the_keyboard_alone(
     page.get_by_role("heading", name=re.compile("It would have denied [0-9,]+ request")).wait_for()
     visitor.check()
     visitor.close()
+
+
+def test_a_command_at_the_side_of_a_rule_is_seen_as_a_whole(console: Console, browser: Any) -> None:
+    visitor = Visitor(browser, console.url)
+    visitor.sign_in(console.reader)
+    page = visitor.go("/console/rules/service-external-ips")
+    commands = page.locator("aside .command pre")
+    assert commands.count() == 2
+    assert commands.evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth).length") == 0
+    visitor.close()

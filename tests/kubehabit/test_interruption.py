@@ -67,11 +67,17 @@ def test_an_interrupted_command_says_what_was_kept_and_ends_as_a_shell_expects(
     (tmp_path / "a.log").write_text("{}")
     monkeypatch.setattr("serving.rollout.score_file.score_log", stopped)
     monkeypatch.setattr("kubehabit.client.send.Sender.send", stopped)
-    for command, kept in (("score", "Nothing is stored"), ("send", "send the same files again")):
-        done = CliRunner().invoke(app, [command, str(tmp_path / "a.log")])
+    monkeypatch.setattr("data.simulation.simulate", stopped)
+    log = str(tmp_path / "a.log")
+    for command, kept in (
+        (("score", log), "Nothing is stored"),
+        (("send", log), "send the same files again"),
+        (("data", "simulate", "--out", str(tmp_path / "twin")), "are not whole"),
+    ):
+        done = CliRunner().invoke(app, command)
         assert done.exit_code == 130
         assert "Stopped by Ctrl-C." in done.stderr
-        assert kept in done.stderr
+        assert kept in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from fastapi import APIRouter, Query, Request, Response
 from data.errors import KubehabitError
 from detection.authorization.escalation import ADMIN, EscalationStep, RightsHolder
 from detection.authorization.files import objects_of_text
-from detection.authorization.least_privilege import WhatIf, rights_by, what_if_used
+from detection.authorization.least_privilege import rights_by
 from detection.authorization.rbac import KINDS, BindingGrant, ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
 from detection.authorization.role_manifest import role_yaml
-from serving.api.fresh_rights import FreshRights, RightsBook
+from serving.api.fresh_rights import FreshRights, RightsBook, TriedChange
 from serving.api.incidents import read_incident
 from serving.authorization.overview import RightsBy, RightsRow
 from serving.authorization.rights import who_can
@@ -308,7 +308,7 @@ def what_if(request: Request, remove: Annotated[str, Query(max_length=1024)] = "
     if rights.known() is None:
         return _without_snapshot(request)
     return page(
-        request, "rights_what_if.html", given=ProposedText(remove=remove), found=None, wrong="", spans=_SPANS
+        request, "rights_what_if.html", given=ProposedText(remove=remove), tried=None, wrong="", spans=_SPANS
     )
 
 
@@ -323,29 +323,27 @@ async def try_change(request: Request) -> Response:
 
 
 def _tried(request: Request, given: ProposedText) -> Response:
-    book, trouble = _book(request, given.days)
-    if book is None:
+    rights: FreshRights = request.app.state.rights
+    current = rights.known()
+    if current is None:
         return _without_snapshot(request)
-    found: WhatIf | None = None
-    wrong = trouble
+    tried: TriedChange | None = None
+    wrong = ""
     try:
-        objects, removed = given.read(book.current.rbac)
-        if not trouble:
-            found = what_if_used(book.current.rbac, book.index.usage, objects, removed)
-    except KubehabitError as error:
+        tried = rights.what_if(_days(given.days), *given.read(current.rbac))
+    except (KubehabitError, ProblemError) as error:
         wrong = str(error)
-    denied = found.denied.most_common() if found is not None else []
+    denied = tried.found.denied.most_common() if tried is not None else []
     return page(
         request,
         "rights_what_if.html",
         status=422 if wrong else 200,
         given=given,
-        found=found,
+        tried=tried,
         denied=denied[:_SHOWN],
         more=max(len(denied) - _SHOWN, 0),
         wrong=wrong,
         spans=_SPANS,
-        used=book.usage.used,
         url=lambda name: subject_url(RightsHolder("user", name)),
     )
 

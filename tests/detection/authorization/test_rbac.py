@@ -21,7 +21,7 @@ from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from detection.authorization.agreement import agree, compare, recorded_grant
 from detection.authorization.authorizer import Authorizer
-from detection.authorization.changes import ChangeFollower
+from detection.authorization.changes import Change, ChangeFollower
 from detection.authorization.escalation import ADMIN, Escalation
 from detection.authorization.files import read_rbac
 from detection.authorization.least_privilege import (
@@ -29,6 +29,7 @@ from detection.authorization.least_privilege import (
     granted_rights,
     minimal_rules,
     what_if,
+    what_if_used,
 )
 from detection.authorization.node_authorizer import NodeAuthorizer
 from detection.authorization.node_graph import NodeGraph
@@ -332,6 +333,13 @@ def test_the_rules_outlive_a_restart_with_what_the_log_changed() -> None:
     assert (again.roles, again.bindings) == (rbac.roles, rbac.bindings)
     assert restored.created == follower.created
     assert (restored.applied, restored.unknown) == (4, 1)
+    assert (list(restored.recent), restored.whole) == (list(follower.recent), True)
+    assert len(restored.recent) == 4
+    older = {name: value for name, value in saved.items() if name not in ("recent", "whole")}
+    restored.restore(older)  # of a version that did not keep them
+    assert (list(restored.recent), restored.whole) == ([], False)
+    assert not restored.remembers("2026-11-24T09:00:00Z")
+    restored.restore(saved)
     restored.follow(change("patch", "clusterrolebindings", "t", [{"op": "remove", "path": "/subjects/0"}]))
     assert opinion(again) == "no opinion"
 
@@ -581,6 +589,49 @@ def test_what_if_is_the_oracle_asked_again(recorded: list[AuditEvent]) -> None:
     found = what_if(recorded, Authorizer(rbac), follower, [], [key])
     assert sum(found.denied.values()) == expected > 0
     assert found.considered > 9_000
+
+
+_STEPS = {
+    "list": lambda at: event("list", "/api/v1/namespaces/shop/pods", stageTimestamp=at),
+    "unbind": lambda at: change("delete", "clusterrolebindings", "r", stageTimestamp=at),
+    "bind": lambda at: change(
+        "create", "clusterrolebindings", "r", bind("r", "reader", USER), stageTimestamp=at
+    ),
+    "empty": lambda at: change("update", "clusterroles", "reader", role("reader", []), stageTimestamp=at),
+    "fill": lambda at: change(
+        "update", "clusterroles", "reader", role("reader", [READ_PODS]), stageTimestamp=at
+    ),
+    "lose": lambda at: change("update", "clusterroles", "reader", stageTimestamp=at),
+}
+_PROPOSED = (
+    ([role("reader", [])], []),
+    ([role("reader", [READ_PODS])], []),
+    ([], [ObjectKey("clusterrolebindings", "", "r")]),
+    ([bind("r", "other", USER)], []),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.sampled_from(sorted(_STEPS)), max_size=14), st.sampled_from(_PROPOSED))
+def test_what_if_by_periods_is_what_the_log_replayed_says(
+    steps: list[str], proposed: tuple[list[dict[str, Any]], list[ObjectKey]]
+) -> None:
+    log = [_STEPS[step](f"2026-11-24T10:00:{at:02}Z") for at, step in enumerate(steps)]
+    start = role("reader", [READ_PODS]), bind("r", "reader", USER)
+    rbac, follower = followed(*start)
+    # A write of RBAC is a request as well, and nothing here allows it.
+    expected = what_if(log, Authorizer(rbac), follower, *proposed)
+    periods: list[tuple[list[Change], list[AuditEvent]]] = [([], [])]
+    now, again = followed(*start)
+    for one in log:
+        known = len(again.recent)
+        periods[-1][1].append(one)
+        again.follow(one)
+        if len(again.recent) > known:
+            periods[-1] = ([again.recent[-1]], periods[-1][1])
+            periods.append(([], []))
+    used = [(changes, count_usage(part)) for changes, part in reversed(periods)]
+    assert what_if_used(now, used, *proposed) == expected
 
 
 # -- who can become whom ----------------------------------------------------------------------------------------

@@ -232,6 +232,36 @@ def test_what_if_says_what_a_change_would_have_denied(client: TestClient) -> Non
         assert foreign.status_code == 403
 
 
+def test_what_if_asks_the_rules_of_each_moment(make_client: Make, engine: Engine) -> None:
+    client = make_client(events={"enabled": True, "seal_seconds": 3600, "memory_mb": 256})
+    gone = allowed(60, verb="delete", resource="clusterrolebindings", namespace="", name="readers")
+    gone["requestURI"] = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/readers"
+    gone["objectRef"]["apiGroup"] = "rbac.authorization.k8s.io"
+    gone["user"] = {"username": "root", "groups": ["system:masters"]}
+    sent = [*(allowed(n, reason=BY_READERS, name=f"web-{n}") for n in range(5)), gone]
+    assert client.post("/v1/audit", content=ndjson(sent)).status_code == 200
+    settle(client)
+    assert client.app.state.service.wait_for_events(30) == 0
+    empty = "kind: ClusterRole\nmetadata: {name: reader}\nrules: []"
+
+    def tried() -> str:
+        answer = client.post(
+            "/console/rights/what-if", data=form(client, text=empty, days="all"), headers=OURS
+        )
+        assert answer.status_code == 200
+        return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", answer.text)))
+
+    page = tried()
+    assert "It would have denied 5 requests" in page, "the binding was there when they were made"
+    assert "1 later change of roles and bindings is undone for that." in page
+    assert "are not known" not in page
+    monitor = engine.authorization
+    assert monitor is not None
+    monitor.oracle.follower.whole = False  # as after more changes than are kept
+    monitor._current = None
+    assert re.search(r"Changes before .{5,30} are not known", tried())
+
+
 def test_without_a_snapshot_the_page_says_how_to_get_one(make_client: Make, engine: Engine) -> None:
     engine.authorization = None
     client = make_client()
