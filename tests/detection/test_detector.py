@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from data.actions.vocabulary import back_offs
 from data.dataset.table import load
 from data.errors import BundleError
 from data.events.audit_event import AuditEvent, User
@@ -109,6 +110,7 @@ def test_a_flagged_action_says_why(bundle: Bundle, labelled_lines: list[bytes]) 
             probabilities = [p for _, p in reason.expected]
             assert probabilities == sorted(probabilities, reverse=True)
             assert 0 < sum(probabilities) <= 1.0001
+            assert not any(value in back_offs(reason.field, value) for value, _ in reason.expected)
         assert all(habit.times_before == 0 for habit in explanation.habits)
 
 
