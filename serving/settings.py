@@ -345,6 +345,7 @@ class ArchiveSettings(_Section):
 
     url: Annotated[str, Field(pattern=r"^[a-z0-9]+://")]
     cluster: Annotated[str, Field(pattern=CLUSTER_NAME)]
+    retention_days: Annotated[float | None, Field(gt=0, le=_MOST_DAYS)] = None
 
     @property
     def resolved_url(self) -> str:

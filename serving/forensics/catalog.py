@@ -95,7 +95,8 @@ class Catalog:
         lines: number of ledger lines read.
         archive: URL of the copy in object storage; "" without one.
         archived: files of that copy, by first record, with their names there.
-        archived_line: the last line that added one, by number; -1 without one.
+        archived_from: first record of that copy that its retention has not deleted.
+        archived_line: the last line that changed it, by number; -1 without one.
     """
 
     segments: list[Segment] = field(default_factory=list)
@@ -104,6 +105,7 @@ class Catalog:
     lines: int = 0
     archive: str = ""
     archived: list[StoredFile] = field(default_factory=list)
+    archived_from: int = 0
     archived_line: int = -1
 
     @property
@@ -135,11 +137,15 @@ class Catalog:
                     self._revise(changed, said["revision"], entry.number)
             elif said["kind"] == "archived":
                 if said["to"] != self.archive:  # a new copy, of all that is still here
-                    self.archive, self.archived = said["to"], []
+                    self.archive, self.archived, self.archived_from = said["to"], [], 0
                 file = next(file for file in self.files if file.name == said["file"])
                 same = self.archived_in(file)
                 rest = [one for one in self.archived if one not in same]
                 self.archived = sorted([*rest, file.in_archive], key=lambda one: one.first)
+                self.archived_line = entry.number
+            elif said["kind"] == "unarchived":
+                self.archived_from = said["end"]
+                self.archived = [one for one in self.archived if one.first >= self.archived_from]
                 self.archived_line = entry.number
             self.lines = entry.number + 1
 

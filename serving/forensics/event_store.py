@@ -77,6 +77,7 @@ _SEGMENT_SHARE = 0.1
 _SYNC_SECONDS = 1.0
 # Merged files stay that long, for queries that still read them.
 _GRACE_SECONDS = 120.0
+_DAY = 86_400_000_000
 # Events whose repetition is noticed, at 8 bytes each: an API server resends a batch when the response got lost, and a file that
 # fills a gap holds what the webhook has brought as well.
 _REMEMBERED = 1_000_000
@@ -411,21 +412,35 @@ class EventStore:
         for file in settled(list(self._catalog.files), clock.written(clock.now())[:10]):
             if self._is_archived(file) or self._closing:
                 continue
-            replaces = [one.name for one in self._catalog.archived_in(file)]
+            removes = [one.name for one in self._catalog.archived_in(file)]
             archive.add(file, self._catalog.segments_of(file))
-            self.note("archived", file=file.name, to=archive.url, replaces=replaces)
+            self.note("archived", file=file.name, to=archive.url, removes=removes)
+        if aged := self._aged_copies(archive):
+            names = [file.name for file in aged]
+            self.note("unarchived", end=aged[-1].end, to=archive.url, removes=names)
         if archive.line < self._catalog.archived_line:
             archive.write_ledger()
         kept = {file.name for file in self._catalog.archived}
         for entry in self.ledger.entries[archive.cleared + 1 : archive.line + 1]:
-            archive.remove([name for name in entry.fields.get("replaces", ()) if name not in kept])
+            archive.remove([name for name in entry.fields.get("removes", ()) if name not in kept])
         archive.cleared = archive.line
 
-    def _is_archived(self, file: StoredFile) -> bool:
+    def _aged_copies(self, archive: Archive) -> list[StoredFile]:
+        """The oldest files of the archive, sealed on days that its retention is over for."""
         wanted = self.settings.archive
-        if wanted is None or wanted.resolved_url != self._catalog.archive:
+        if wanted is None or wanted.retention_days is None or archive.url != self._catalog.archive:
+            return []
+        if not self._age.may_drop():
+            return []
+        last = clock.written(clock.now() - int(wanted.retention_days * _DAY))[:10]
+        return list(takewhile(lambda file: file.name < f"date={last}", self._catalog.archived))
+
+    def _is_archived(self, file: StoredFile) -> bool:
+        """Whether a file was copied, even if the retention of the archive has deleted the copy since."""
+        catalog, wanted = self._catalog, self.settings.archive
+        if wanted is None or wanted.resolved_url != catalog.archive:
             return False
-        return file.in_archive in self._catalog.archived
+        return file.end <= catalog.archived_from or file.in_archive in catalog.archived
 
     @property
     def files(self) -> list[StoredFile]:
@@ -503,7 +518,16 @@ class EventStore:
             started |= {"public_key": public_key, "signed_head": True}
         open_files = sorted(self.folder.glob("open-*.ndjson"))
         if last:
-            unclosed = ("sealed", "opened", "compacted", "dropped", "lost", "erased", "archived")
+            unclosed = (
+                "sealed",
+                "opened",
+                "compacted",
+                "dropped",
+                "lost",
+                "erased",
+                "archived",
+                "unarchived",
+            )
             started["after_crash"] = bool(open_files) or last in unclosed
         self._age.begin(self.ledger.append("opened", **started).number)
         self._catch_up()

@@ -47,8 +47,9 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def opened(tmp_path: Path, url: str) -> Callable[..., EventStore]:
     """A store that is archived."""
 
-    def make(**settings: Any) -> EventStore:
-        return new_store(tmp_path / "events", archive={"url": url, "cluster": "prod"}, **settings)
+    def make(days: float | None = None, **settings: Any) -> EventStore:
+        archive = {"url": url, "cluster": "prod", "retention_days": days}
+        return new_store(tmp_path / "events", archive=archive, **settings)
 
     return make
 
@@ -194,6 +195,51 @@ def test_nothing_is_deleted_before_its_copy_was_read_back(
     assert len(EventQueries(ArchivedStore(of_prod(url))).events(EventFilter()).records) == 27
     assert verify(tmp_path / "events").is_sound
     assert checked(url).findings == []
+
+
+def test_copies_go_when_their_time_is_over_and_the_ledger_says_so(
+    opened: Callable[..., EventStore],
+    now: list[int],
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = opened(days=10)
+    three_days(store, now)
+    monkeypatch.setattr(store._age, "may_drop", lambda: True)
+    for passed in (1, 9):
+        now[0] += passed * _DAY
+        store.merge()
+        store.ship()
+    assert listed(url) == ["date=2026-01-07/18-1.parquet"]
+    lines = len(store.ledger.entries)
+    store.ship()  # files that are still here are not copied again
+    assert len(store.ledger.entries) == lines
+    report = checked(url)
+    assert report.findings == []
+    assert report.records == 9
+    first = next(iter((tmp_path / "events").glob("2026-01-05/*.parquet")))
+    now[0] += 365 * _DAY
+    store.append(body([raw_event(100)]), received=now[0])
+    store.seal()
+    store.drop()
+    assert len(EventQueries(tmp_path / "events").events(EventFilter()).records) == 1
+    store.close()
+    assert not first.exists()
+    assert verify(tmp_path / "events").is_sound
+
+
+def test_copies_stay_while_the_clock_may_be_wrong(
+    opened: Callable[..., EventStore], now: list[int], url: str
+) -> None:
+    store = opened(days=10)
+    three_days(store, now)
+    store.merge()
+    store.ship()
+    now[0] += 365 * _DAY  # in a moment
+    store.ship()
+    assert len(listed(url)) == 2  # and nothing is added: the third day's files are not merged yet
+    store.close()
 
 
 def test_a_file_that_is_not_as_it_was_sealed_is_not_copied(
