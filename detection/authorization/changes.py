@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -226,7 +226,7 @@ class ChangeFollower:
             "unknown": unknown,
             "created": [(tuple(key), time) for key, time in self.created.items()],
             "counts": (self.applied, self.unknown),
-            "recent": [(time, tuple(key), msgspec.to_builtins(before)) for time, key, before in self.recent],
+            "recent": list(self.recent),
             "whole": self.whole,
         }
 
@@ -245,11 +245,11 @@ class ChangeFollower:
         # State of earlier versions does not say what was before.
         self.whole = saved.get("whole", False)
         self.recent.clear()
-        for time, parts, before in saved.get("recent", ()):
-            key = ObjectKey(*parts)
-            kind = RbacRole if RESOURCES[key.resource][0] else RbacBinding
-            value = None if before is None else msgspec.convert(before, kind)
-            self.recent.append(Change(time, key, value))
+        try:
+            self.recent.extend(_change(*one) for one in saved.get("recent", ()))
+        except msgspec.ValidationError:  # what a log or a snapshot can hold: it is not undone then
+            self.recent.clear()
+            self.whole = False
 
     def _content(self, key: ObjectKey, verb: str, body: object) -> dict[str, Any] | None:
         if verb in ("create", "update"):
@@ -280,6 +280,14 @@ class ChangeFollower:
                 self._forget(key, time)
             else:
                 self._remove(key, time)
+
+
+def _change(time: str, parts: Sequence[str], before: object) -> Change:
+    """A change out of MessagePack."""
+    key = ObjectKey(*parts)
+    if RESOURCES[key.resource][0]:
+        return Change(time, key, msgspec.convert(before, RbacRole | None))
+    return Change(time, key, msgspec.convert(before, RbacBinding | None))
 
 
 def undo(change: Change, rbac: Rbac) -> None:
