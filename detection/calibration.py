@@ -202,8 +202,9 @@ def _not_scored(scored: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     return ~np.isin(FIELDS, scored)
 
 
-#: Format of a calibration: 2 has classes of machinery, rates of single principals, and sums that wait.
-VERSION = 2
+#: Format of a calibration: 2 has classes of machinery, rates of single principals, and sums that wait; 3 limits what a detail is
+#: worth (`detection.novelty.most_decades`).
+VERSION = 3
 _SINCE_2 = ("class_scales", "activity")
 _TUPLES = ("scored_fields", "sensitivity_weights", "horizons", "person_thresholds", "system_thresholds")
 
@@ -316,7 +317,8 @@ class Calibration:
         way the model finds odd is no burst: its reconstruction error counts only where something is new as well.
         """
         root, classes = features.root, features.classes
-        session, deed = self.rarity.parts(classes, features.resource, root, features.principals)
+        own = features.own if self.version > 2 else None
+        session, deed = self.rarity.parts(classes, features.resource, root, features.principals, own)
         novelty = session + deed
         error = self.evidence(self.error(nll, features), features.principals, features.kinds)
         weights = np.array([*self.sensitivity_weights, 0.0])  # the last is that of HARMLESS

@@ -28,6 +28,9 @@ CONTENTS = ("traits", "images")
 #: Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do.
 MATURE = 100
 
+#: Decades that a detail is worth where a principal has been once, beyond what its actions there allow.
+_DETAIL = 1.0
+
 #: Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most.
 LIMIT = 8_000_000
 Ints = npt.NDArray[np.int64]
@@ -388,6 +391,24 @@ def roots(levels: Levels) -> Levels:
         if broader:
             out[:, i] = np.where((levels[:, broader] >= levels[:, i : i + 1]).any(axis=1), 0, levels[:, i])
     return out
+
+
+def most_decades(own: Ints) -> npt.NDArray[np.float64]:
+    """Most that the novelty of each attribute is worth, decades, inf where nothing broader was done before; as `own`.
+
+    Where a principal has been k times, nearly everything is new to it still: of the next k + 1 actions one may well bring the
+    first of its kind. So whoever lists the secrets of a new namespace and then reads one is not reported twice for going there.
+
+    Args:
+        own: int64 [N, attributes], earlier actions of the principal with each attribute.
+    """
+    most = np.full(own.shape, np.inf)
+    for i, broader in enumerate(_BROADER):
+        if broader:
+            times = own[:, broader]
+            least = np.where(times > 0, times, np.inf).min(axis=1)
+            most[:, i] = np.log10(1.0 + least) + _DETAIL
+    return most
 
 
 def novelty_levels(known: PriorCounts) -> Levels:

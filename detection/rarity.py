@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES
+from detection.novelty import most_decades
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -158,13 +159,20 @@ class Rarity:
         return cls(actions, hits, own)
 
     def parts(
-        self, classes: Ints, resource: Ints, root: Levels, principals: Sequence[str] | None = None
+        self,
+        classes: Ints,
+        resource: Ints,
+        root: Levels,
+        principals: Sequence[str] | None = None,
+        own: Ints | None = None,
     ) -> tuple[Floats, Floats]:
         """Rarity of what is new in the session of each action, and in its deed: float64 [N] each, decades; 0 for no news.
 
         Args:
             root: int8 [N, attributes], novelty that follows from nothing broader.
             principals: who acted; without them all are judged by their class.
+            own: int64 [N, attributes], their earlier actions with each attribute, which limit what a detail is worth
+                (`detection.novelty.most_decades`).
         """
         session, deed = np.zeros(len(classes)), np.zeros(len(classes))
         rows = np.flatnonzero(root.any(axis=1))
@@ -175,6 +183,8 @@ class Rarity:
         each: Floats = self._decades[known[:, None], resource[rows, None], attributes, root[rows]]
         if principals is not None and self.own.row:
             each = np.minimum(each, self._own_decades(rows, resource, root, principals, each))
+        if own is not None:
+            each = np.minimum(each, most_decades(own[rows]))
         session[rows] = each[:, _OF_SESSION].max(axis=1)
         deed[rows] = each[:, ~_OF_SESSION].max(axis=1)
         return session, deed

@@ -207,6 +207,23 @@ def test_little_evidence_does_not_add_up() -> None:
     assert fitted.weigh(nll(verb=1.0), deeds(own=np.zeros((1, len(NAMES)), int))).error_evidence[0] == 0
 
 
+@pytest.mark.parametrize(("times", "most"), [(1, 1.3), (9, 2.0), (500, 4.0)])
+def test_a_detail_is_worth_little_where_the_principal_has_hardly_been(times: int, most: float) -> None:
+    fitted = calibration({"kind:any": Tail(10.0, 2.0, 500)})
+    own = np.full((1, len(NAMES)), 500)
+    own[0, NAMES.index("resource_namespace")] = times
+    action = deeds(levels=new(object=3), own=own, resource=np.array([SECRETS]))
+    before, now = (replace(fitted, version=version).weigh(nll(), action).novelty[0] for version in (2, 3))
+    assert now == pytest.approx(min(before, most), abs=0.01)
+
+
+def test_a_first_visit_is_worth_as_much_as_ever() -> None:
+    fitted = calibration({"kind:any": Tail(10.0, 2.0, 500)})
+    action = deeds(levels=new(namespace=3, object=3), own=np.zeros((1, len(NAMES)), int))
+    before, now = (replace(fitted, version=version).weigh(nll(), action).novelty[0] for version in (2, 3))
+    assert now == before > 2
+
+
 def test_counts_are_the_rates_they_stand_for() -> None:
     levels = np.zeros((1000, len(NAMES)), np.int8)
     levels[:100, NAMES.index("place")] = 2
