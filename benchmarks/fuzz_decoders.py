@@ -16,6 +16,7 @@ import random
 import resource
 import sys
 import time
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -93,9 +94,10 @@ class Target:
         spoken_for = set(decoded.lines) | {letter.line for letter in decoded.dead}
         if not decoded.skipped:
             for number, line in enumerate(lines, 7):
-                # A list may be empty; anything else that is not blank must show up somewhere.
+                # A list may be empty, also behind a byte order mark; anything else that is not blank must show up somewhere.
                 # A part of a container's line is counted with its last one.
-                accounted = number in spoken_for or line.lstrip()[:1] in (b"[", b"{") or is_part(line)
+                begin = line.removeprefix(BOM_UTF8).lstrip()[:1]
+                accounted = number in spoken_for or begin in (b"[", b"{") or is_part(line)
                 assert not line.strip() or accounted, line[:80]
         whole, cut = self._documents(data, len(data) or 1), self._documents(data, 61)
         assert whole == cut, "where the bytes are cut changes the records"
