@@ -397,7 +397,7 @@ def most_decades(own: Ints) -> npt.NDArray[np.float64]:
     """Most that the novelty of each attribute is worth, decades, inf where nothing broader was done before; as `own`.
 
     Where a principal has been k times, nearly everything is new to it still: of the next k + 1 actions one may well bring the
-    first of its kind. So whoever lists the secrets of a new namespace and then reads one is not reported twice for going there.
+    first of its kind. So who lists the secrets of a new namespace and then reads one is reported once for going there.
 
     Args:
         own: int64 [N, attributes], earlier actions of the principal with each attribute.

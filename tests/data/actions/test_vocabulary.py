@@ -80,7 +80,7 @@ def test_values_that_are_known_are_themselves() -> None:
 
 
 def test_only_what_stands_for_a_kind_falls_back_on_itself() -> None:
-    """So it is told from values, also where it is shown."""
+    """So it differs from values, also where it is shown."""
     values = {field: set(known) for field, known in KNOWN.items()}
     for field in KNOWN:
         for value in VOCABULARY.tokens[field][3:]:
