@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from data.errors import KubehabitError
 from kubehabit import options as opt
 from kubehabit.interruption import interruptible
 
@@ -94,6 +93,7 @@ def train(
 
 def _kept(began: float, resumed: str | None) -> str:
     """What is kept of a training that began at a time, in seconds since 1970, maybe by resuming another."""
+    from data.errors import KubehabitError
     from training.checkpoints import find
 
     run = resumed or "last"
