@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ SMALL = (
     "--model.condition=16",
     "--register.threads=1",
 )
+
+
+# A job that a shell put into the background ignores Ctrl-C, and so would what tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
