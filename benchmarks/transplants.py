@@ -54,7 +54,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and print."""
+    from data.paths import shipped, shipped_rules
     from detection.bundle import Bundle
+    from detection.rules.rule_files import read_rules
     from training.evaluation.alone import ATTACKS, LOOKALIKES, judge_alone
     from training.evaluation.metrics import read_labels
     from training.evaluation.strict_replay import GAPS, PACES, REHEARSAL, TAUGHT
@@ -82,7 +84,6 @@ def main(given: Sequence[str] | None = None) -> None:
     bundles = {"": bundle}
     if options.data:
         from data.dataset.table import load
-        from data.paths import shipped
         from training.calibrate import calibration_config
         from training.evaluation.learning_curve import relearned
 
@@ -95,6 +96,7 @@ def main(given: Sequence[str] | None = None) -> None:
             }
         else:
             bundles = {"": relearned(bundle, table, config)}
+    rules = tuple(read_rules([shipped_rules()]).rules.values())
     found = {}
     for recording in options.recordings:
         log, _, labels = recording.partition(":")
@@ -106,6 +108,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 attacks=options.attacks // share,
                 lookalikes=options.lookalikes // share,
                 rows=rows,
+                rules=rules,
             )
     show(found)
     if options.report:

@@ -51,6 +51,11 @@ def shipped(name: str) -> dict[str, Any]:
     return content
 
 
+def shipped_rules() -> Path:
+    """Folder of the rules that ship with kubehabit."""
+    return Path(str(files("configs") / "rules"))
+
+
 def starter_bundle() -> Path:
     """Folder of the bundle of the starter model; KubehabitError if this installation lacks it."""
     folder = Path(str(files("data") / "starter"))

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from data.errors import KubehabitError
-from data.paths import home
+from data.paths import home, shipped_rules
 from data.visible_text import visible
 from serving.sinks import AnySinkSettings
 
@@ -133,7 +133,7 @@ class RuleSettings(_Section):
     def folders(self) -> list[Path]:
         """Folders of rules; those of a later one replace those of the same name."""
         own = self.folder or home() / "rules"
-        return [Path(str(files("configs") / "rules")), own] if self.shipped else [own]
+        return [shipped_rules(), own] if self.shipped else [own]
 
 
 class StoreSettings(_Section):

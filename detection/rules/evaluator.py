@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from data.events.audit_event import AuditEvent
 from detection.rules.constraints import ColumnMatcher, bits_of
 from detection.rules.event_view import BODY_FIELDS, body_view, event_view, plain
@@ -17,6 +19,7 @@ from detection.rules.scopes import ClusterWideResources
 
 if TYPE_CHECKING:
     from detection.authorization.agreement import Comparison
+    from detection.detector import Scores
 
 _MICRO = 1_000_000
 #: Earlier requests of one principal that one rule sees, and pairs of rule and principal for which they are held.
@@ -43,6 +46,18 @@ class ActedEvents:
     groups: Sequence[str]
     times: Sequence[int]
     own_actions: Sequence[int]
+
+    @classmethod
+    def scored(cls, events: Sequence[AuditEvent], scores: Scores) -> ActedEvents:
+        """Those of `events` that a detector scored."""
+        return cls(
+            events=[events[index] for index in scores.event.tolist()],
+            principals=scores.principal,
+            kinds=scores.kind,
+            groups=scores.group,
+            times=scores.time.astype(np.int64).tolist(),
+            own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,11 @@ class RuleMemory:
         self.history[key] = held
         if len(self.history) > _MAX_HELD:
             del self.history[next(iter(self.history))]
+
+    def copy(self) -> RuleMemory:
+        """One that goes on by itself."""
+        history = {key: held.copy() for key, held in self.history.items()}
+        return RuleMemory(history, ClusterWideResources(self.cluster_wide.to_list()))
 
     def to_plain(self) -> dict[str, Any]:
         """As plain data, for a snapshot."""

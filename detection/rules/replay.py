@@ -1,16 +1,21 @@
-"""Runs rules over a log without a model: what they would have reported."""
+"""Runs rules over a log, without a model or beside one: what they would have reported."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from data.actions.encoder import ActionEncoder, ActionSettings
 from data.events.audit_event import AuditEvent
 from detection.rules.evaluator import ActedEvents, RuleCounts, RuleEvaluator
-from detection.rules.hit_filter import FilteredHit, HitFilter
+from detection.rules.hit_filter import FilteredHit, HitFilter, reported
 from detection.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from detection.detector import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,34 @@ class RuleReplay:
     hits: list[ReplayedHit] = field(default_factory=list)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     counts: Mapping[str, RuleCounts] = field(default_factory=dict)
+
+
+class HitFinder:
+    """Finds what rules report of the events that a detector scores, chunk by chunk; roles and bindings are not asked."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._evaluator, self._filter = RuleEvaluator(rules), HitFilter()
+
+    def find(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, list[Rule]]:
+        """The rules whose hits are reported, by row of `scores`; events come in the order of the log."""
+        acted, found = ActedEvents.scored(events, scores), dict[int, list[Rule]]()
+        for hit in self._evaluator.evaluate(acted):
+            row = hit.row
+            kept = self._filter.decide(hit, acted.events[row], acted.principals[row], acted.times[row])
+            if reported((kept,)):
+                found.setdefault(row, []).append(hit.rule)
+        return found
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        """Find on trial: on exit what is known is again what it was on entry. Forks may be nested."""
+        memory, undo = self._evaluator.memory, self._filter.checkpoint()
+        self._evaluator.memory = memory.copy()
+        try:
+            yield
+        finally:
+            self._evaluator.memory = memory
+            undo()
 
 
 def replay(

@@ -10,8 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from data.actions.fields import non_resource_path, resource_name
 from data.actions.folding import fold_name
 from data.errors import KubehabitError
@@ -138,14 +136,7 @@ class RuleAlerts:
         if rules is not self.rules:
             self.rules = rules
             self._evaluator = self._evaluator.replaced(rules.rules.values())
-        acted = ActedEvents(
-            events=[events[index] for index in scores.event.tolist()],
-            principals=scores.principal,
-            kinds=scores.kind,
-            groups=scores.group,
-            times=scores.time.astype(np.int64).tolist(),
-            own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
-        )
+        acted = ActedEvents.scored(events, scores)
         found = FoundHits()
 
         def answer(row: int) -> dict[str, str]:

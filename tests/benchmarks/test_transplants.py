@@ -16,7 +16,9 @@ def judged(seen: int, of: int, false: int) -> dict[str, Any]:
     ]
     outcomes = [Outcome(run < seen, 1 if run < seen else None, 1.0, "high", 1) for run in range(of)]
     incidents = [FalseIncident("ann", "human", 0, 1, 0, "low", "get pods", 1.5, 2.0, 2.0, [], [])] * false
-    found = Replayed([*outcomes, *outcomes], {}, incidents, {"human": 10_000, "node": 1_000_000})
+    found = Replayed(
+        [*outcomes, *outcomes], {}, incidents, {"human": 10_000, "node": 1_000_000}, {"human": false}
+    )
     return figures(cases, cases, found)
 
 

@@ -271,7 +271,7 @@ def strict_figures() -> dict[str, Any]:
     from training.evaluation.strict_replay import FalseIncident, Replayed
 
     false = FalseIncident(EVIL, "human", 0, 1, 0, "low", EVIL, 1.2, 1.0, 1.0, [EVIL], [EVIL])
-    return figures([], [], Replayed([], {}, [false], {"human": 1}))
+    return figures([], [], Replayed([], {}, [false], {"human": 1}, {"human": 1}))
 
 
 def evaluate(shell: Shell) -> None:

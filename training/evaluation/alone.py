@@ -6,7 +6,7 @@ No alert of one run can help another here, so that these are the figures to go b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from data.arrays import Flags, Names
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.bundle import Bundle
 from detection.detector import Detector
+from detection.rules.rule import Rule
 from training.audit_log import read_log
 from training.evaluation import transplants
 from training.evaluation.bootstrap import clustered_interval
@@ -42,6 +43,7 @@ def judge_alone(
     rows: Sequence[str] = ROWS,
     progress: bool = False,
     detector: Detector | None = None,
+    rules: Iterable[Rule] = (),
 ) -> Figures:
     """Figures of a bundle on a labelled log, every run by itself.
 
@@ -49,6 +51,7 @@ def judge_alone(
         detector: in place of the bundle's, as it is before the log.
         attacks, lookalikes: transplants to make of attack runs and of benign look-alikes; 0 for none.
         rows: the harder questions to ask of transplants (`training.evaluation.strict_replay.ROWS`).
+        rules: run beside the model; what they report has figures of its own (`with_rules`).
 
     Returns:
         `strict`: figures of the runs as they were; `transplants`: of transplants, with `rows`; `false_incidents`: each
@@ -62,7 +65,7 @@ def judge_alone(
         else []
     )
     detector = detector or Detector(bundle, cached_windows=_CACHED_WINDOWS)
-    replay = StrictReplay(detector, transplants.without_labelled(events, labels))
+    replay = StrictReplay(detector, transplants.without_labelled(events, labels), rules)
     asked = [row for row in ROWS if row in rows]
     found = replay.run([*runs, *moved], asked, progress)
     return figures(runs, moved, found)
@@ -76,11 +79,16 @@ def figures(runs: Sequence[Case], moved: Sequence[Case], found: Replayed) -> Fig
     false = Counter(one.kind in PEOPLE_AND_PIPELINES for one in found.false)
     # What only repeats lets an earlier incident grow.
     notified = Counter(one.kind in PEOPLE_AND_PIPELINES for one in found.false if one.repeats < one.actions)
+    ruled = Counter[bool]()
+    for kind, count in found.false_with_rules.items():
+        ruled[kind in PEOPLE_AND_PIPELINES] += count
     return {
         "strict_false_per_10k_person_actions": false[True] * 1e4 / max(person, 1),
         "strict_false_per_1m_system_actions": false[False] * 1e6 / max(system, 1),
         "notified_false_per_10k_person_actions": notified[True] * 1e4 / max(person, 1),
         "notified_false_per_1m_system_actions": notified[False] * 1e6 / max(system, 1),
+        "with_rules_false_per_10k_person_actions": ruled[True] * 1e4 / max(person, 1),
+        "with_rules_false_per_1m_system_actions": ruled[False] * 1e6 / max(system, 1),
         "person_actions": person,
         "system_actions": system,
         "false_incidents": [asdict(one) for one in found.false],
@@ -107,6 +115,8 @@ def _block(
     attack = np.array([case.is_attack for case in cases], bool)
     seen = np.array([one.seen for one in outcomes], bool)
     high = np.array([one.severity in HIGH for one in outcomes], bool)
+    either = seen | np.array([bool(one.rules) for one in outcomes], bool)
+    either_high = high | np.array([one.rule_severity in HIGH for one in outcomes], bool)
     scenario = np.array([case.scenario for case in cases], object)
     after = sorted(one.after for one, mine in zip(outcomes, attack, strict=True) if mine and one.after)
     return {
@@ -124,6 +134,15 @@ def _block(
         "lookalikes": int((~attack).sum()),
         **_share("lookalikes_high", high, ~attack, scenario),
         **_share("lookalikes_raised", seen, ~attack, scenario),
+        "with_rules": {
+            **_share("recall", either, attack, scenario),
+            **{
+                f"recall_by_{key}": _by(cases, either, attack, attribute)
+                for key, attribute in (("class", "cls"), ("mode", "mode"), ("family", "family"))
+            },
+            **_share("high_of_detected", either_high, attack & either, scenario),
+            **_share("lookalikes_high", either_high, ~attack, scenario),
+        },
         "rows": {name: _row(name, found, seen, attack, scenario) for name, found in rows.items()},
         "runs": [
             {

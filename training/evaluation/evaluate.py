@@ -22,9 +22,13 @@ from data.actions.encoder import ActionEncoder, ActionSettings
 from data.arrays import Flags, Floats
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
-from data.paths import registry_uri, shipped, tracking_uri
+from data.paths import registry_uri, shipped, shipped_rules, tracking_uri
 from data.visible_text import visible
 from detection.bundle import Bundle
+from detection.detector import SEVERITIES
+from detection.rules.replay import HitFinder
+from detection.rules.rule import Rule
+from detection.rules.rule_files import read_rules
 from training import model_card
 from training.audit_log import read_log
 from training.evaluation import bootstrap, metrics
@@ -175,7 +179,9 @@ def evaluate(
     rivals, swapped = _rivals(bundle, champion, data, progress)
     seconds_fitting = monotonic() - began
     began = monotonic()
-    actions, answers, surprise = _replay(bundle, champion, [*rivals, *swapped], log, run_labels, progress)
+    rules = tuple(read_rules([shipped_rules()]).rules.values())
+    replayed = _replay(bundle, champion, [*rivals, *swapped], log, run_labels, rules, progress)
+    actions, answers, surprise, ruled = replayed
     seconds = monotonic() - began
     truth = metrics.join(actions, run_labels)
     curves = {
@@ -199,12 +205,13 @@ def evaluate(
         "events": actions.events,
         "actions": len(actions),
         "principals": dict(Counter(actions.kind.tolist())),
+        "with_rules": _with_rules(actions, truth, answers[champion.title], ruled),
         "baselines": _trivial(actions, truth) | {title: brief[title] for title in others},
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
         "in_decision": {one.title: brief[one.title] for one in swapped},
     }
     if run_labels and alone:
-        figures |= _alone(bundle, swapped, log, run_labels, transplants, progress)
+        figures |= _alone(bundle, swapped, log, run_labels, transplants, rules, progress)
         figures |= summary(figures["alone"])
         for title, one in figures["alone_in_decision"].items():
             figures["in_decision"][title] |= summary(one)
@@ -218,9 +225,16 @@ def evaluate(
 
 
 def _replay(
-    bundle: Bundle, champion: Any, rivals: Sequence[Any], log: Path, labels: Sequence[Label], progress: bool
-) -> tuple[Actions, dict[str, _LogAnswers], Floats]:
-    """Show a log to all detectors: its actions, the answers by title, and the champion's surprise, float64 [N].
+    bundle: Bundle,
+    champion: Any,
+    rivals: Sequence[Any],
+    log: Path,
+    labels: Sequence[Label],
+    rules: Sequence[Rule],
+    progress: bool,
+) -> tuple[Actions, dict[str, _LogAnswers], Floats, dict[int, str]]:
+    """Show a log to all detectors: its actions, the answers by title, the champion's surprise, float64 [N], and the severity
+    of each row that a rule reports.
 
     With labels, copies of the detectors are shown the log without what the labels name, as if there had been no attack: all
     learn as they go, and the product's evidence adds up, so that an attack changes what its victim's next actions score.
@@ -232,11 +246,16 @@ def _replay(
     copies = deepcopy(list(rivals), {id(bundle): bundle, id(champion): again})
     whole, quiet = _LogReplay([champion, *rivals], bundle), _LogReplay([again, *copies], bundle)
     named = metrics.named_by(labels)
+    finder, ruled, rows = HitFinder(rules), dict[int, str](), 0
     parts, surprise = [], []
     for events in read_log(log, "evaluating", progress=progress):
         stretch, audit_ids = whole.show(events)
         parts.append(Actions(audit_ids, stretch.name, stretch.kind, stretch.time, len(events)))
-        surprise.append(champion.scores(stretch).surprise)
+        scores = champion.scores(stretch)
+        surprise.append(scores.surprise)
+        for row, hits in finder.find(events, scores).items():
+            ruled[rows + row] = max((rule.spec.severity for rule in hits), key=SEVERITIES.index)
+        rows += len(stretch)
         if labels:
             quiet.show([event for event in events if event.auditID not in named])
     actions = Actions.concatenate(parts)
@@ -247,7 +266,21 @@ def _replay(
             calm = quiet.answers(title)  # of the unlabelled actions, in the same order
             answer.quiet, answer.quiet_flagged = answer.score.copy(), answer.flagged.copy()
             answer.quiet[normal], answer.quiet_flagged[normal] = calm.score, calm.flagged
-    return actions, answers, np.concatenate(surprise).astype(np.float64)
+    return actions, answers, np.concatenate(surprise).astype(np.float64), ruled
+
+
+def _with_rules(
+    actions: Actions, truth: Truth, answers: _LogAnswers, ruled: Mapping[int, str]
+) -> dict[str, Any]:
+    """Figures of the product with the rules that ship with it, as the service runs them."""
+    hit = np.zeros(len(actions), bool)
+    hit[list(ruled)] = True
+    severity = answers.severity | {
+        row: max(level, answers.severity.get(row, level), key=SEVERITIES.index)
+        for row, level in ruled.items()
+    }
+    quiet = None if answers.quiet_flagged is None else answers.quiet_flagged | hit
+    return _brief(verdict(actions, truth, answers.flagged | hit, severity, quiet))
 
 
 def _write(path: Path, text: str) -> None:
@@ -271,6 +304,7 @@ def _alone(
     log: Path,
     labels: Sequence[Label],
     transplants: int,
+    rules: Sequence[Rule],
     progress: bool,
 ) -> Figures:
     """Every run by itself: of the product with all questions, of other errors in its decision the plain one."""
@@ -282,7 +316,7 @@ def _alone(
         progress=progress,
     )
     return {
-        "alone": judged(rows=ROWS if transplants else ()),
+        "alone": judged(rows=ROWS if transplants else (), rules=rules),
         "alone_in_decision": {one.title: judged(rows=(), detector=one.detector()) for one in swapped},
     }
 

@@ -57,6 +57,7 @@ def alone_rows(found: Figures) -> list[tuple[str, ...]]:
         ("look-alikes raised", "lookalikes_raised"),
     ):
         rows.append((title, *(_with_interval(block, name) for block in blocks)))
+    rows += _with_rules_rows(found, blocks)
     for row in found["strict"]["rows"]:
         asked = [block["rows"][row] for block in blocks]
         if any(one.get("recall") is not None for one in asked):
@@ -64,6 +65,35 @@ def alone_rows(found: Figures) -> list[tuple[str, ...]]:
         rows.append(
             (f"still seen of what was seen, {row}", *(_with_interval(one, "of_first") for one in asked))
         )
+    return rows
+
+
+def _with_rules_rows(found: Figures, blocks: Sequence[Figures]) -> list[tuple[str, ...]]:
+    """Rows of what the rules beside the model add."""
+    ruled = [block["with_rules"] for block in blocks]
+    rows: list[tuple[str, ...]] = [
+        (
+            "with rules: strict false incidents per 10,000",
+            f"{found['with_rules_false_per_10k_person_actions']:.2f}",
+            "-",
+        ),
+        (
+            "with rules: per 1,000,000 of the system",
+            f"{found['with_rules_false_per_1m_system_actions']:.2f}",
+            "-",
+        ),
+        ("with rules: recall", *(_with_interval(one, "recall") for one in ruled)),
+    ]
+    for key in ("class", "mode"):
+        for name in sorted({name for one in ruled for name in one[f"recall_by_{key}"]}):
+            shares = [one[f"recall_by_{key}"].get(name) for one in ruled]
+            if shares != [block[f"recall_by_{key}"].get(name) for block in blocks]:
+                rows.append((f"with rules: recall, {name}", *(_percent(share) for share in shares)))
+    for title, name in (
+        ("with rules: detected runs that are high or critical", "high_of_detected"),
+        ("with rules: look-alikes raised high", "lookalikes_high"),
+    ):
+        rows.append((title, *(_with_interval(one, name) for one in ruled)))
     return rows
 
 
@@ -104,6 +134,7 @@ def _alone(figures: Figures) -> list[str]:
 def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float]]) -> str:
     """The report; `caught` is the share of attack runs detected by detector and scenario."""
     everyone: dict[str, Figures] = {"**kubehabit**": figures, **figures["ablations"], **figures["baselines"]}
+    with_rules = {"kubehabit and its rules": figures["with_rules"]}
     lines = [
         f"# Evaluation on {log}",
         "",
@@ -111,7 +142,7 @@ def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float
         f"{figures['attack_runs']} attack runs, {figures['lookalikes']} benign look-alikes. Thresholds were set on "
         f"{figures['thresholds_set_on']}, to the same budget for every detector; labels were used for judging only.",
         "",
-        *_with_thresholds(everyone),
+        *_with_thresholds({**everyone, **with_rules}),
         *_at_equal_false_incidents(everyone),
     ]
     for rate, found in figures["compared_with_best_baseline"].items():

@@ -19,8 +19,8 @@ its habits stand still.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -34,6 +34,8 @@ from data.actions.sensitivity import LEVELS
 from data.arrays import Flags
 from data.events.audit_event import AuditEvent, ObjectRef
 from detection.detector import SEVERITIES, Detector, Scores
+from detection.rules.replay import HitFinder
+from detection.rules.rule import Rule
 from training.evaluation.metrics import INCIDENT_GAP
 from training.evaluation.transplants import Case, at, received
 from training.stretch import LogEncoder, Stretch
@@ -73,6 +75,8 @@ class Outcome:
         peak: highest evidence over threshold of its actions.
         severity: the worst of its flagged actions.
         requests: its actions.
+        rules: the rules beside the model that reported an action of it.
+        rule_severity: the worst of them.
     """
 
     seen: bool
@@ -80,6 +84,8 @@ class Outcome:
     peak: float
     severity: str
     requests: int
+    rules: tuple[str, ...] = ()
+    rule_severity: str = SEVERITIES[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +126,28 @@ class Replayed:
         rows: name in ROWS -> outcome of each case; None where the row asks nothing of it.
         false: incidents of the log without attacks.
         actions: kind of principal -> actions in that log.
+        false_with_rules: kind of principal -> such incidents, with those of rules.
     """
 
     first: list[Outcome]
     rows: dict[str, list[Outcome | None]]
     false: list[FalseIncident]
     actions: dict[str, int]
+    false_with_rules: dict[str, int]
 
 
 class StrictReplay:
-    """Replays cases against one detector."""
+    """Replays cases against one detector, and the rules beside it.
 
-    def __init__(self, detector: Detector, clean: Sequence[AuditEvent]) -> None:
-        """Prepare; the detector is as its bundle made it, `clean` the log without labelled events."""
+    Args:
+        detector: as its bundle made it.
+        clean: the log without labelled events.
+        rules: that run beside it, as in the service.
+    """
+
+    def __init__(self, detector: Detector, clean: Sequence[AuditEvent], rules: Iterable[Rule] = ()) -> None:
         self.detector, self.clean = detector, clean
+        self.finder = HitFinder(rules)
         self.time = received(clean)
         self.by_user: dict[str, list[int]] = defaultdict(list)
         for row, event in enumerate(clean):
@@ -162,9 +176,16 @@ class StrictReplay:
                     bar.advance(task)
                 chunk = self.clean[slot * _SLOT : (slot + 1) * _SLOT]
                 if chunk:
-                    alarms.add(self.detector.score(chunk))
+                    alarms.add(*self._ruled(chunk))
                 bar.advance(task)
-        return Replayed([one for one in first if one is not None], found, alarms.incidents(), alarms.actions)
+        seen = [one for one in first if one is not None]
+        return Replayed(seen, found, alarms.incidents(), alarms.actions, alarms.with_rules())
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        """Replay on trial: on exit the detector and the rules know what they knew on entry. Forks may be nested."""
+        with self.detector.fork(), self.finder.fork():
+            yield
 
     def _replay(
         self, case: Case, place: int, rows: Sequence[str]
@@ -174,24 +195,24 @@ class StrictReplay:
         begin, end = _begin(case), int(received(case.events).max())
         before, during = self._own(case, place, begin, end)
         context = [*during, *case.induced]
-        with self.detector.fork():
+        with self.fork():
             self._score(before)
-            with self.detector.fork():
+            with self.fork():
                 first, levels = self._show(case.events, context)
                 for name in (name for name in rows if name in GAPS and first.seen):
-                    with self.detector.fork():
+                    with self.fork():
                         found[name] = self._again(case, end, GAPS[name])
             for name in (name for name in rows if name in PACES):
                 if first.requests <= 1:  # a single request is as slow as it can be
                     found[name] = first
                     continue
-                with self.detector.fork():
+                with self.fork():
                     found[name] = self._slowly(case, PACES[name])
             if REHEARSAL in rows:
-                with self.detector.fork():
+                with self.fork():
                     found[REHEARSAL] = self._rehearsed(case, levels)
             if TAUGHT in rows:
-                with self._taught(case), self.detector.fork():
+                with self._taught(case), self.fork():
                     found[TAUGHT] = self._show(case.events, context)[0]
         return first, found
 
@@ -213,8 +234,14 @@ class StrictReplay:
         turned = [*held[start:], *held[:start]]
         return (self.clean[row] for row in cycle(turned)) if turned else iter(())
 
-    def _score(self, events: Sequence[AuditEvent]) -> Scores | None:
-        return self.detector.score(events) if events else None
+    def _score(self, events: Sequence[AuditEvent]) -> None:
+        if events:
+            self._ruled(events)
+
+    def _ruled(self, events: Sequence[AuditEvent]) -> tuple[Scores, dict[int, list[Rule]]]:
+        """Score events; also the rules that report one, by row of the scores."""
+        scores = self.detector.score(events)
+        return scores, self.finder.find(events, scores)
 
     def _show(
         self, own: Sequence[AuditEvent], context: Sequence[AuditEvent]
@@ -223,19 +250,22 @@ class StrictReplay:
         events = [*context, *own]
         mine = np.arange(len(events)) >= len(context)
         order = np.argsort(received(events), kind="stable")
-        scores = self.detector.score([events[i] for i in order.tolist()])
+        scores, ruled = self._ruled([events[i] for i in order.tolist()])
         rows = np.flatnonzero(mine[order][scores.event])
         flagged = scores.flagged[rows]
         hits = np.flatnonzero(flagged)
         times = scores.evidence[rows] / scores.threshold[rows]
         worst = max((SEVERITIES.index(scores.severity[row]) for row in rows[hits].tolist()), default=0)
         asked = [events[order[scores.event[row]]].auditID for row in rows.tolist()]
+        hit = {rule.name: rule.spec.severity for row in rows.tolist() for rule in ruled.get(row, ())}
         return Outcome(
             bool(len(hits)),
             int(hits[0]) + 1 if len(hits) else None,
             float(times.max(initial=0.0)),
             SEVERITIES[worst],
             len(rows),
+            tuple(sorted(hit)),
+            max(hit.values(), key=SEVERITIES.index, default=SEVERITIES[0]),
         ), dict(zip(asked, scores.sensitivity[rows].tolist(), strict=True))
 
     def _again(self, case: Case, end: int, gap: int) -> Outcome:
@@ -294,7 +324,7 @@ class StrictReplay:
     def _left_out(self, case: Case, stretch: Stretch) -> Flags:
         """What of a case training would have left out of the habits, bool [N, attributes]: what the rest of the log flags."""
         names = set(stretch.name.tolist())
-        with self.detector.fork():
+        with self.fork():
             self._show(case.events, ())
             held = {name: self.detector.probation.held_by(name) for name in names}
         found = np.zeros(stretch.attributes.shape, bool)
@@ -329,6 +359,8 @@ class StrictReplay:
             peak=max(before.peak, after.peak),
             severity=SEVERITIES[worst],
             requests=before.requests + after.requests,
+            rules=tuple(sorted({*before.rules, *after.rules})),
+            rule_severity=max(before.rule_severity, after.rule_severity, key=SEVERITIES.index),
         )
 
 
@@ -363,11 +395,15 @@ class _Alarms:
     def __init__(self) -> None:
         self.actions: dict[str, int] = defaultdict(int)
         self._flagged: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._times: dict[tuple[str, str], list[int]] = defaultdict(list)
 
-    def add(self, scores: Scores) -> None:
-        """Note the flagged actions of a chunk."""
+    def add(self, scores: Scores, ruled: Collection[int]) -> None:
+        """Note the flagged actions of a chunk, and the rows that rules reported."""
         for kind in scores.kind:
             self.actions[kind] += 1
+        for row in {*np.flatnonzero(scores.flagged).tolist(), *ruled}:
+            who = scores.principal[row], scores.kind[row]
+            self._times[who].append(int(scores.time[row].astype(np.int64)))
         for row in np.flatnonzero(scores.flagged).tolist():
             self._flagged[scores.principal[row]].append(_flag(scores, row))
 
@@ -384,6 +420,13 @@ class _Alarms:
                 last = flag["time"]
             found += [_incident(principal, some) for some in members]
         return sorted(found, key=lambda one: (one.time, one.principal))
+
+    def with_rules(self) -> dict[str, int]:
+        """Kind of principal -> incidents, those of rules included."""
+        found = Counter[str]()
+        for (_, kind), times in self._times.items():
+            found[kind] += 1 + int((np.diff(sorted(times)) > INCIDENT_GAP).sum())
+        return found
 
 
 def _flag(scores: Scores, row: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from data.errors import KubehabitError
 from data.paths import shipped, tracking_uri
 from tests.conftest import RECORDINGS, Trained
 from tests.data.samples import event
+from tests.detection.rules.rules_for_tests import document
 from training.evaluation.evaluate import evaluate, judge
 
 BASELINES = {
@@ -68,7 +69,16 @@ def test_alerts_from_elsewhere_are_judged_the_same_way(tmp_path: Path) -> None:
     assert other_principal["recall"] == 0.0
 
 
-def test_evaluating_a_registered_model(trained: Trained, labelled_lines: list[bytes], tmp_path: Path) -> None:
+def test_evaluating_a_registered_model(
+    trained: Trained, labelled_lines: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rules := tmp_path / "rules").mkdir()
+    about = {"resourceRules": [{"resources": ["configmaps"]}], "namespaces": ["payments"]}
+    mine = document(
+        "settings-of-payments", matchConstraints=about, expression="principal.name == 'alice@corp.example'"
+    )
+    (rules / "settings-of-payments.yaml").write_text(json.dumps(mine))
+    monkeypatch.setattr("training.evaluation.evaluate.shipped_rules", lambda: rules)
     log = tmp_path / "slice.jsonl"
     log.write_bytes(b"\n".join(labelled_lines) + b"\n")
     ids = {json.loads(line)["auditID"] for line in labelled_lines}
@@ -98,6 +108,17 @@ def test_evaluating_a_registered_model(trained: Trained, labelled_lines: list[by
     for name in ("10k_person", "1m_system"):  # the same log without attacks, replayed another way
         rate = f"strict_false_per_{name}_actions"
         assert alone[rate] == pytest.approx(figures[rate])
+    ruled = figures["with_rules"]  # one of them is about what an attack does, and no normal work
+    assert ruled["recall_by_scenario"]["dev-cred-other-team-configmaps"] == 1
+    assert ruled["lookalikes_raised"] == figures["lookalikes_raised"]
+    hit = {run["scenario"]: run["rules"] for run in alone["strict"]["runs"]}
+    assert hit["dev-cred-other-team-configmaps"] == ("settings-of-payments",)
+    assert set(hit.values()) == {(), ("settings-of-payments",)}
+    for name in ("10k_person", "1m_system"):
+        assert alone[f"with_rules_false_per_{name}_actions"] == pytest.approx(
+            figures[f"strict_false_per_{name}_actions"]
+        )
+        assert ruled[f"strict_false_per_{name}_actions"] == figures[f"strict_false_per_{name}_actions"]
     assert figures["events"] == len(labelled_lines)
     assert len(figures["runs"]) == len(labels)
     assert set(figures["baselines"]) == {

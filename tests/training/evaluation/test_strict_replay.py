@@ -14,6 +14,7 @@ from data.events.decode import decode_lines
 from detection.bundle import Bundle
 from detection.detector import Detector
 from tests.conftest import RECORDINGS
+from tests.detection.rules.rules_for_tests import rule
 from training.evaluation.alone import figures
 from training.evaluation.report import alone_rows, false_incident
 from training.evaluation.strict_replay import GAPS, PACES, REHEARSAL, ROWS, TAUGHT, Replayed, StrictReplay
@@ -147,6 +148,32 @@ def test_the_figures_count_what_was_seen(found: Replayed, cases: list[Case]) -> 
     for one in block["false_incidents"]:
         assert one["principal"] in false_incident(one)
     json.dumps(block)
+
+
+def test_rules_run_beside_the_model_and_leave_no_trace(
+    bundle: Bundle, events: list[AuditEvent], labels: list[dict[str, Any]], cases: list[Case], found: Replayed
+) -> None:
+    """A rule about what only the loud run does: it is named there and nowhere else, and the model's figures stay."""
+    about = {"resourceRules": [{"resources": ["secrets"], "verbs": ["list"]}], "namespaces": ["ns-*"]}
+    quiet = bundle.calibration.scaled(1e6)
+    deaf = replace_field(bundle, calibration=quiet)
+    several = rule(
+        "lister", matchConstraints=about, history={"seconds": 600}, expression="size(history) == 3"
+    )
+    replay = StrictReplay(
+        Detector(deaf), without_labelled(events, labels), [several, rule("never", expression="false")]
+    )
+    ruled = replay.run([*cases, cases[-1]], ())
+    assert [one.rules for one in ruled.first] == [()] * (len(cases) - 1) + [("lister",)] * 2
+    assert not any(one.seen for one in ruled.first)
+    assert not ruled.false_with_rules
+    block = figures(cases, [], Replayed(ruled.first[:-1], {}, [], ruled.actions, {}))["strict"]
+    assert block["recall"] == 0
+    assert block["with_rules"]["recall"] == pytest.approx(1 / block["attack_runs"])
+    everything = StrictReplay(Detector(bundle), without_labelled(events, labels), [rule("all", habitDays=0)])
+    assert sum(everything.run([], ()).false_with_rules.values()) >= len(found.false)
+    alone = StrictReplay(Detector(bundle), without_labelled(events, labels)).run([], ())
+    assert sum(alone.false_with_rules.values()) == len(found.false)
 
 
 def test_a_slow_run_takes_its_time(
