@@ -379,8 +379,8 @@ class ContextTracker:
         contributions = self.contributors.within(principal, watch.upto + 1, watch.until)
         known = {(one.time, one.audit_id): one for one in contributions}
         start = next(iter(known.values()), None)
-        before: list[Surrounding] = []
-        session: list[Surrounding] = []
+        before: list[RecentEvent] = []
+        session: list[RecentEvent] = []
         for seen in self._recent.of_principal(principal, watch.upto + 1, watch.until):
             key = (seen.time, clean(seen.auditID, 128))
             watch.upto = max(watch.upto, seen.time)
@@ -392,18 +392,21 @@ class ContextTracker:
             elif one is None and seen.time < watch.begin:
                 origin = self._place(seen.sourceIPs), clean(seen.userAgent)
                 if start is None or origin == (start.address, start.client):
-                    before.append(self._seen(seen, principal, "before"))
+                    before.append(seen)
             elif one is None:
-                session.append(self._seen(seen, principal, "session"))
-        session += [
-            self._seen(one.seen, one.principal, "consequence", one.confidence, one.why)
-            for one in self._followed.pop(principal, ())
-            if one.seen.time >= watch.begin
-        ]
+                session.append(seen)
+        followed = [one for one in self._followed.pop(principal, ()) if one.seen.time >= watch.begin]
         room = max(0, _MAX_ACTIONS - watch.stored)
-        around = [*before[-_BEFORE:], *keyed.values()][:room]
+        around = [*(self._seen(seen, principal, "before") for seen in before[-_BEFORE:]), *keyed.values()][
+            :room
+        ]
         # A flood of ordinary actions must not take the place of suspicious ones that come after it.
-        around += session[: max(0, room - len(around) - _RESERVED)]
+        left = max(0, room - len(around) - _RESERVED)
+        around += [self._seen(seen, principal, "session") for seen in session[:left]]
+        around += [
+            self._seen(one.seen, one.principal, "consequence", one.confidence, one.why)
+            for one in followed[: max(0, left - len(session))]
+        ]
         watch.stored += len(around)
         return sorted(around, key=lambda one: one.time)
 

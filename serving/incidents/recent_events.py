@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -99,8 +100,17 @@ class RecentEvents:
         found = [
             part.event(row)
             for part in self._parts
-            if part.last >= since and part.first <= until and principal in part.principal
-            for row, name in enumerate(part.principal)
-            if name == principal and since <= part.time[row] <= until
+            if part.last >= since and part.first <= until
+            for row in _places(part.principal, principal)
+            if since <= part.time[row] <= until
         ]
         return sorted(found, key=lambda one: one.time)
+
+
+def _places(names: Sequence[str], name: str) -> Iterator[int]:
+    """Where a name stands among many."""
+    at = -1
+    with suppress(ValueError):
+        while True:
+            at = names.index(name, at + 1)
+            yield at

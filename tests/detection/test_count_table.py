@@ -86,11 +86,28 @@ def test_room_of_what_was_taken_out_is_used_again() -> None:
     assert size <= 32_000
 
 
+def test_what_comes_and_goes_again_and_again_finds_its_place() -> None:
+    rng = np.random.default_rng(0)
+    kept, passing = rng.integers(1, 2**64, (2, 500), dtype=np.uint64)
+    counts = CountTable(1000)
+    counts.add(kept)
+    counts.add(passing)
+    for _ in range(50):
+        counts.subtract(passing)
+        assert not counts.get(passing).any()
+        assert counts.take(passing)[0].tolist() == []
+        assert len(counts) == len(kept)
+        assert set(held(counts)) == set(kept.tolist())
+        assert counts.add(passing, np.full(500, 3, np.int32)).tolist() == [0] * 500
+    assert counts.entries()[2][np.isin(counts.entries()[0], passing)].tolist() == [3] * 500
+    assert counts._removed == 0
+
+
 def test_every_hash_can_be_a_key() -> None:
     ends = array([0, 1, 2**64 - 2, 2**64 - 1])
     counts = CountTable()
     counts.add(ends, np.zeros(4, np.int32))
-    assert counts.get(ends).tolist() == [2, 2, 2, 2]
+    assert counts.get(ends).tolist() == [2, 2, 1, 1]  # 0 is taken for 1
     counts.pop(np.array([True]))
     assert counts.get(ends).tolist() == [0, 0, 0, 0]
 

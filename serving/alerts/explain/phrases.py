@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from string import Template
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -138,12 +139,8 @@ class ActionPhrase:
 
 def holds(when: When, action: ActionPhrase, *, kind: str = "", new: Sequence[str] = ()) -> bool:
     """Whether an action of a kind of principal, new in these attributes, meets a condition."""
-    resource = resource_name(action.ref)
-    _, slash, subresource = resource.partition("/")
-    every = f"*/{subresource}" if slash else resource
     return (
-        (not when.verb or action.verb in when.verb)
-        and (not when.resource or not {resource, every}.isdisjoint(when.resource))
+        _acts_on(when, action.verb, resource_name(action.ref))
         and (not when.namespace or (action.ref is not None and action.ref.namespace in when.namespace))
         and (not when.code or action.code in when.code)
         and (not when.kind or kind in when.kind)
@@ -151,6 +148,14 @@ def holds(when: When, action: ActionPhrase, *, kind: str = "", new: Sequence[str
         and (not when.new or any(name in when.new for name in new))
         and (not when.impersonates or (action.impersonates is not None) in when.impersonates)
         and (not when.contradiction or action.contradiction in when.contradiction)
+    )
+
+
+def _acts_on(when: When, verb: str, resource: str) -> bool:
+    _, slash, subresource = resource.partition("/")
+    every = f"*/{subresource}" if slash else resource
+    return (not when.verb or verb in when.verb) and (
+        not when.resource or resource in when.resource or every in when.resource
     )
 
 
@@ -204,6 +209,11 @@ class Phrases:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
+        self._phrases = lru_cache(4096)(self._phrases_for)
+
+    def _phrases_for(self, verb: str, resource: str) -> list[PhraseWords]:
+        """The phrases of which this verb and resource fulfil their part."""
+        return [phrase for phrase in self.lexicon.phrases if _acts_on(phrase.when, verb, resource)]
 
     def who(self, principal: str, kind: str) -> str:
         """A principal in words: "ci-deployer (service account in web)"."""
@@ -269,7 +279,7 @@ class Phrases:
         )
         if action.ref is None:
             return f"{verb.do} {what}", f"{verb.did} {what}"
-        for phrase in self.lexicon.phrases:
+        for phrase in self._phrases(action.verb, resource_name(action.ref)):
             if holds(phrase.when, action):
                 return _filled(phrase.do, object=what), _filled(phrase.did, object=what)
         part = f"the {action.ref.subresource} of " if action.ref.subresource else ""
