@@ -20,6 +20,7 @@ from serving.api.alerts import add_alert_routes
 from serving.api.authorization import add_authorization_routes
 from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
+from serving.api.fleet import add_fleet_routes
 from serving.api.fresh_rights import FreshRights
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
@@ -31,6 +32,7 @@ from serving.api.score import add_score_routes
 from serving.api.versions import add_version_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
+from serving.fleet.state_files import StateFilesError
 from serving.history.schema import HistoryError
 from serving.http import problems
 from serving.http.docs import add_docs
@@ -93,7 +95,11 @@ def create_app(
     app.state.service = service
     app.state.access = access
     failures: dict[type[KubehabitError], str]
-    failures = {StoreError: "the alert store failed", HistoryError: "the history failed"}
+    failures = {
+        StoreError: "the alert store failed",
+        HistoryError: "the history failed",
+        StateFilesError: "the state of the fleet cannot be read",
+    }
     problems.install(app, failures, problem_page)
     app.state.tls = tls
     app.add_middleware(Gate, access=access, metrics=service.metrics)
@@ -109,6 +115,7 @@ def create_app(
     add_rule_routes(app, service)
     add_health_routes(app, service)
     add_overview_routes(app, service)
+    add_fleet_routes(app, service)
     add_name_routes(app, service)
     add_incident_routes(app, service)
     add_authorization_routes(app, service)

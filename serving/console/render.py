@@ -62,6 +62,7 @@ NAVIGATION = (
     NavigationItem("/console/rights", "Rights", "key"),
     NavigationItem("/console/rules", "Rules", "shield"),
     NavigationItem("/console/model", "Model", "chip"),
+    NavigationItem("/console/fleet", "Fleet", "fleet"),
     NavigationItem("/console/exceptions", "Exceptions", "mute"),
     NavigationItem("/console/glossary", "Glossary", "book"),
 )

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from itertools import compress
 
 import msgspec
+from msgspec.structs import replace
 
 from data.events.audit_event import AuditEvent, DeadLetter
 from serving.alerts.explain.explainer import Explainer
 from serving.authorization.open import open_monitor
 from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
+from serving.fleet.status import ClusterFigures, ClusterStatus
+from serving.incidents.query import open_by_severity, unattended
 from serving.rollout.loader import exceptions_of, make_engine, sibling
 from serving.schemas import clean
 from serving.scoring.dead_letters import DeadLetterStore
@@ -37,6 +40,7 @@ class ClusterScorer:
         engine: its own.
         capacity: events remembered, to recognise those that are sent again.
         snapshot: what is known of the cluster; None to begin with what the model learned in training.
+        before: the last status of the cluster, if there is one.
         dispatcher: sends its alerts; None without sinks.
 
     Attributes:
@@ -53,6 +57,7 @@ class ClusterScorer:
         *,
         capacity: int,
         snapshot: Snapshot | None = None,
+        before: ClusterStatus | None = None,
         dispatcher: Dispatcher | None = None,
     ) -> None:
         self.name = name
@@ -63,6 +68,7 @@ class ClusterScorer:
         self._dead_letters = dead_letters
         self._dispatcher = dispatcher
         self._deduplicator = EventDeduplicator(capacity)
+        self._figures = ClusterFigures(before)
         if snapshot is not None:
             self._deduplicator = restore_deduplicator(snapshot, capacity)
             restore(snapshot, engine)
@@ -116,7 +122,8 @@ class ClusterScorer:
     def _announce(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
         if (batch.raised or batch.grown) and self._dispatcher is not None:
             self._dispatcher.wake()
-        self._metrics.scored(batch, events, repeated)
+        newest = self._metrics.scored(batch, events, repeated)
+        self._figures.scored(len(events), batch.scored, batch.counts.with_history, newest)
         for one in batch.refused:
             shown = {"cluster": self.name, "audit_id": one.action.audit_id, "reason": one.reason}
             _log.error("an unusual action is in no alert", extra=shown)
@@ -145,6 +152,21 @@ class ClusterScorer:
             return outbox is None or not any(count for count, _ in outbox.depths().values())
         except StoreError:
             return False
+
+    def status(self, now: float) -> Callable[[], ClusterStatus]:
+        """How it is at a moment (seconds since 1970); the result asks the store for its incidents, on any thread.
+
+        Raises, when called:
+            StoreError: the store fails.
+        """
+        figures = self._figures.status(self.name, now)
+
+        def complete() -> ClusterStatus:
+            with self.engine.store.reading() as connection:
+                incidents, waiting = open_by_severity(connection), unattended(connection)
+            return replace(figures, incidents=incidents, unattended=waiting)
+
+        return complete
 
     def snapshot(self, position: int) -> Callable[[], Snapshot]:
         """Copy what is known now; the result makes the snapshot of it, once, on any thread."""
@@ -199,8 +221,14 @@ class ClusterFactory:
         self._claimer = claimer
         self._exceptions = exceptions_of(settings)
 
-    def make(self, name: str, snapshot: Snapshot | None) -> ClusterScorer:
-        """A cluster as a snapshot knows it; raises KubehabitError if its alert store or its roles cannot be opened."""
+    def make(
+        self, name: str, snapshot: Snapshot | None, before: ClusterStatus | None = None
+    ) -> ClusterScorer:
+        """A cluster as a snapshot and its last status know it.
+
+        Raises:
+            KubehabitError: its alert store or its roles cannot be opened.
+        """
         settings = self._settings
         store = AlertStore.from_settings(settings.store, settings.store.of_cluster(name))
         try:
@@ -230,6 +258,7 @@ class ClusterFactory:
                 self._dead_letters,
                 capacity=settings.journal.remembered_events,
                 snapshot=snapshot,
+                before=before,
                 dispatcher=None if outbox is None else Dispatcher(outbox, settings.sinks, *counted),
             )
         except BaseException:

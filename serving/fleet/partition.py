@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -16,11 +16,13 @@ from data.visible_text import visible
 from serving.fleet.checkpoints import Checkpoints, PartitionCheckpoint
 from serving.fleet.cluster import ClusterFactory, ClusterScorer
 from serving.fleet.records import LogRecord, cluster_of, decode_records
+from serving.fleet.status import FORGOTTEN_SECONDS, ClusterStatus, PartitionStatus
 from serving.scoring.dead_letters import DeadLetterStore
 from serving.scoring.engine import EventScorer
 from serving.scoring.quarantine import ends_process
 from serving.scoring.snapshots import Snapshot, SnapshotError
 from serving.settings import Settings
+from serving.storage.database import StoreError
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.worker_metrics import WorkerMetrics
 
@@ -55,6 +57,9 @@ class WorkerParts:
 class PartitionScorer:
     """Scores the records of one partition; all methods are called by one thread.
 
+    Args:
+        last: status of each of its clusters as the worker before left it.
+
     Attributes:
         number: of the partition.
         position: offset of the next record to score; None before the first record of a partition of which nothing is known.
@@ -62,12 +67,21 @@ class PartitionScorer:
         committable: offset up to which everything is in a checkpoint since the last look; None if that is no news.
     """
 
-    def __init__(self, number: int, topic: str, checkpoints: Checkpoints, parts: WorkerParts) -> None:
+    def __init__(
+        self,
+        number: int,
+        topic: str,
+        checkpoints: Checkpoints,
+        parts: WorkerParts,
+        last: Mapping[str, ClusterStatus] | None = None,
+    ) -> None:
         self.number = number
         self.position: int | None = None
         self.trouble = ""
         self.committable: int | None = None
+        self._topic = topic
         self._source = f"{topic}/{number}"
+        self._last = dict(last or {})
         self._checkpoints = checkpoints
         self._parts = parts
         self._checkpoint = PartitionCheckpoint()
@@ -227,7 +241,7 @@ class PartitionScorer:
         cluster = self._clusters.pop(name, None)
         if cluster is None:
             snapshot = self._snapshot(name)
-            cluster = self._parts.clusters.make(name, snapshot)
+            cluster = self._parts.clusters.make(name, snapshot, self._last.get(name))
             if snapshot is not None:
                 self._parts.figures.restored(self.number)
             shown = {"partition": self.number, "cluster": name, "known": snapshot is not None}
@@ -387,6 +401,32 @@ class PartitionScorer:
     def clear(self) -> None:
         """Delete old checkpoints, beside the scoring; to be called when Kafka has confirmed that the partition is still ours."""
         self._parts.writers.submit(self._checkpoints.clear)
+
+    def status(self, worker: str, lag: int | None) -> Callable[[], PartitionStatus]:
+        """How it is now; the result asks the stores of the clusters, on any thread, one after the other.
+
+        Args:
+            worker: that has the partition.
+            lag: records that are not scored yet, if known.
+        """
+        now, model = time.time(), self._parts.clusters.model.loaded.model
+        asked = {name: cluster.status(now) for name, cluster in self._clusters.items()}
+        known = PartitionStatus(
+            self._topic, self.number, worker, now, f"{model.name} {model.version}", lag, self.trouble
+        )
+
+        def complete() -> PartitionStatus:
+            for name, ask in asked.items():
+                try:
+                    self._last[name] = ask()
+                except StoreError as error:
+                    _log.warning(
+                        "a cluster's status is unknown", extra={"cluster": name, "reason": str(error)}
+                    )
+            listed = [one for _, one in sorted(self._last.items()) if one.updated > now - FORGOTTEN_SECONDS]
+            return msgspec.structs.replace(known, clusters=listed)
+
+        return complete
 
     @property
     def clusters(self) -> int:

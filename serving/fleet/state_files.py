@@ -1,6 +1,6 @@
 """Where the state of a fleet is kept: a folder, an object store by URL (fsspec), or a table of PostgreSQL.
 
-A file appears as a whole or not at all, and is never changed afterwards; another file of the same name has the same content.
+A file appears as a whole or not at all. Those of checkpoints are never changed: another of the same name has the same content.
 """
 
 from __future__ import annotations

@@ -7,9 +7,12 @@ alerts that the store has already are not stored twice.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -21,6 +24,7 @@ from serving.fleet.kafka import KafkaError, broker_and_topic, make_consumer
 from serving.fleet.partition import PartitionScorer, WorkerParts
 from serving.fleet.records import ENCODING, LogRecord
 from serving.fleet.state_files import StateFiles
+from serving.fleet.status import STATUS_SECONDS, PartitionStatus, last_status, write_status
 from serving.scoring.snapshots import SnapshotError
 
 if TYPE_CHECKING:
@@ -77,7 +81,9 @@ class FleetWorker:
         self._taken: dict[int, list[LogRecord]] = {}
         self._retried = self._stepped = time.monotonic()
         self._commit_after = 0.0
-        self._looked = time.monotonic()
+        self._looked = self._reported = time.monotonic()
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._reports: list[Future[None]] = []
         self._silent_at: dict[int, int | None] = {}  # position of each partition at the last look
         self._joined = False
         self._trouble = ""
@@ -117,6 +123,9 @@ class FleetWorker:
         if time.monotonic() >= self._looked + _SILENT_SECONDS:
             self._looked = time.monotonic()
             self._wake()
+        if time.monotonic() >= self._reported + STATUS_SECONDS:
+            self._reported = time.monotonic()
+            self._report()
         self._renew()
         for partition in self._partitions.values():
             partition.look_after()
@@ -219,16 +228,28 @@ class FleetWorker:
                 _log.warning("the end of a partition cannot be asked for", extra=shown)
 
     def _show(self, partition: PartitionScorer) -> None:
-        lag = None
-        if partition.position is not None:
-            ends = self._consumer.get_watermark_offsets(
-                self._place(self._topic, partition.number), cached=True
-            )
-            if ends is not None and ends[1] >= 0:
-                lag = max(ends[1] - partition.position, 0)
         self.parts.figures.state(
-            partition.number, lag=lag, paused=bool(partition.trouble), clusters=partition.clusters
+            partition.number,
+            lag=self._lag(partition),
+            paused=bool(partition.trouble),
+            clusters=partition.clusters,
         )
+
+    def _lag(self, partition: PartitionScorer) -> int | None:
+        """Records of a partition that are not scored yet; None if that is not known."""
+        if partition.position is None:
+            return None
+        place = self._place(self._topic, partition.number)
+        ends = self._consumer.get_watermark_offsets(place, cached=True)
+        return max(ends[1] - partition.position, 0) if ends is not None and ends[1] >= 0 else None
+
+    def _report(self) -> None:
+        """Write the status of each partition, beside the scoring; not while the last is still being written."""
+        if all(one.done() for one in self._reports):
+            self._reports = [
+                self.parts.writers.submit(_write, self._files, one.status(self._name, self._lag(one)))
+                for one in self._partitions.values()
+            ]
 
     def _commit(self, partition: PartitionScorer) -> None:
         """Tell Kafka how far a partition is. Only for others to see; but who is refused here has lost the partition."""
@@ -255,7 +276,8 @@ class FleetWorker:
             number = place.partition
             self._taken.pop(number, None)
             checkpoints = Checkpoints(self._files, self._topic, number)
-            partition = PartitionScorer(number, self._topic, checkpoints, self.parts)
+            last = last_status(self._files, self._topic, number)
+            partition = PartitionScorer(number, self._topic, checkpoints, self.parts, last)
             self._partitions[number] = partition
             began.append(self._beginning(partition))
         consumer.incremental_assign(began)
@@ -335,6 +357,10 @@ class FleetWorker:
         return waiting
 
 
+def _write(files: StateFiles, make: Callable[[], PartitionStatus]) -> None:
+    write_status(files, make())
+
+
 def writers() -> ThreadPoolExecutor:
-    """Threads that write checkpoints."""
+    """Threads that write checkpoints and what a worker says of itself."""
     return ThreadPoolExecutor(_WRITERS, thread_name_prefix="checkpoint")

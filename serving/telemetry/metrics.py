@@ -238,8 +238,12 @@ class Metrics:
         self._refused.inc(refused)
         self._scoring.observe(seconds)
 
-    def scored(self, batch: ScoredBatch, events: Sequence[AuditEvent], repeated: int) -> None:
-        """Count a scored batch: its new events, and how many more were sent before."""
+    def scored(self, batch: ScoredBatch, events: Sequence[AuditEvent], repeated: int) -> float | None:
+        """Count a scored batch: its new events, and how many more were sent before.
+
+        Returns:
+            The API server's time of the newest of them, seconds since 1970; None if there is none.
+        """
         self.batch(
             scored=batch.scored,
             counts=batch.counts,
@@ -250,24 +254,25 @@ class Metrics:
             raised=[alert.severity for alert in batch.raised],
             seconds=batch.seconds,
         )
-        self.lag(events)
+        return self.lag(events)
 
-    def lag(self, events: Sequence[AuditEvent]) -> None:
-        """Observe how long the events of a batch, just scored, took to arrive."""
+    def lag(self, events: Sequence[AuditEvent]) -> float | None:
+        """Observe how long the events of a batch, just scored, took to arrive; returns as `scored`."""
         if not events:
-            return
+            return None
         # API servers write them all in one form and in UTC, so they can be compared as they are.
         written = [event.stageTimestamp or event.requestReceivedTimestamp for event in events]
         if not are_usual(written):  # one of the two times of an event may be anything
             written = [time for time in written if is_time(time)]
             if not written:
-                return
+                return None
         oldest, newest = (parse_times([min(written), max(written)]) / 1e6).tolist()
         lag = max(0.0, time.time() - oldest)
         self._lag.observe(lag)
         self.ingest.arrived(lag, newest)
         self._newest_time = max(self._newest_time, newest)
         self._newest.set(self._newest_time)
+        return float(newest)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one answer and the time it took."""

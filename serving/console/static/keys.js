@@ -1,7 +1,7 @@
 // Keys: j and k from row to row, x to tick one, / to the search, n for new alerts, g and a letter to a page, ? for this list.
 "use strict";
 
-const PLACES = { o: "/console/", a: "/console/alerts", x: "/console/exceptions", r: "/console/rights", u: "/console/rules", i: "/console/incidents", p: "/console/principals", m: "/console/model", s: "/console/search", w: "/console/glossary" };
+const PLACES = { o: "/console/", a: "/console/alerts", x: "/console/exceptions", r: "/console/rights", u: "/console/rules", i: "/console/incidents", p: "/console/principals", m: "/console/model", f: "/console/fleet", s: "/console/search", w: "/console/glossary" };
 const help = document.getElementById("help");
 const opener = document.getElementById("keys");
 let going = false;

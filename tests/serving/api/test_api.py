@@ -547,6 +547,7 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
         "/v1/incidents/{incident_id}/reopen",
         "/v1/incidents/{incident_id}/outcome",
         "/v1/overview",
+        "/v1/fleet",
         "/v1/names",
         "/v1/incidents/{incident_id}/evidence",
         "/v1/incidents/{incident_id}/containment",

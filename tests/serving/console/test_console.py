@@ -329,6 +329,7 @@ def test_every_page_has_the_policy_and_is_kept_nowhere(make_client: Make) -> Non
         f"/console/incidents/{alert}",
         "/console/incidents",
         "/console/exceptions",
+        "/console/fleet",
         "/console/glossary",
         "/console/nowhere",
         "/console/alerts/nowhere",

@@ -9,7 +9,7 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ from serving.fleet.partition import PartitionScorer, WorkerParts
 from serving.fleet.process import work
 from serving.fleet.records import LogRecord
 from serving.fleet.state_files import open_state
+from serving.fleet.status import ClusterStatus
 from serving.fleet.worker import FleetWorker
 from serving.rollout.loader import make_engine, sibling
 from serving.scoring.dead_letters import BoundedDeadLetters
@@ -176,7 +177,15 @@ def _close_sockets() -> None:
 class LonePartition:
     """A partition without Kafka: records are given to it one after the other."""
 
-    def __init__(self, home: Path, model: FleetModel, state: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        home: Path,
+        model: FleetModel,
+        state: str | None = None,
+        last: Mapping[str, ClusterStatus] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._last = last
         self.settings = Settings(worker={"state": state or str(home / "fleet")}, **settings)
         self.metrics = Metrics()
         self.letters = BoundedDeadLetters(home / "dead-letters.jsonl", 1 << 20)
@@ -191,7 +200,8 @@ class LonePartition:
         parts = WorkerParts(
             self.settings, self.factory, self.metrics, self._figures, self.letters, self.writers
         )
-        self.scorer = PartitionScorer(3, "audit", Checkpoints(self.files, "audit", 3), parts)
+        checkpoints = Checkpoints(self.files, "audit", 3)
+        self.scorer = PartitionScorer(3, "audit", checkpoints, parts, self._last)
         self.scorer.begin()
         return self.scorer
 
