@@ -57,6 +57,8 @@ _MOST_BYTES = 2 << 30
 _MOST_JSON_BYTES = 256 << 20
 #: The key under which an ONNX graph names the file that holds a tensor's data. Ours hold their data themselves.
 _EXTERNAL_DATA = b"location"
+#: Attributes that every bundle knows; one that was made before the others knows the first so many.
+_LEAST_ATTRIBUTES = 14
 _AGAIN = "Fetch the model version again, or train and register a new one: kubehabit train"
 
 
@@ -233,6 +235,11 @@ class Bundle:
         return path if path.is_file() else None
 
     @property
+    def attributes(self) -> int:
+        """How many of ATTRIBUTES it knows: the first so many, fewer than all if it was made before the others were."""
+        return len(self.meta["attributes"])
+
+    @property
     def is_starter(self) -> bool:
         """Whether it is for clusters that it was not trained on: it knows no principal."""
         return bool(self.meta.get("starter"))
@@ -254,7 +261,8 @@ class Bundle:
         try:
             _check_files(directory, sums)
             meta = json.loads((directory / "bundle.json").read_text())
-            if (meta["format"], *meta["fields"], *meta["attributes"]) != (FORMAT, *FIELDS, *ATTRIBUTES):
+            known = [*FIELDS, *list(ATTRIBUTES)[: max(len(meta["attributes"]), _LEAST_ATTRIBUTES)]]
+            if (meta["format"], *meta["fields"], *meta["attributes"]) != (FORMAT, *known):
                 raise BundleError(
                     f"Model bundle {directory} was written for another version of kubehabit (format {meta.get('format')}). "
                     "Train a new one with this version, or serve it with the one that made it."

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES, attribute_hashes
+from data.actions.attributes import ATTRIBUTE_FIELDS, ATTRIBUTES, attribute_hashes
 from data.actions.encoder import ActionBatch, ActionEncoder
-from data.actions.fields import FIELDS, STATIC_FIELDS, stable_hash
+from data.actions.fields import FIELDS, stable_hash
 from data.actions.sensitivity import Sensitivity
 from data.actions.stage_folding import StageFolder
 from data.actions.vocabulary import UNKNOWN, back_offs
@@ -363,7 +363,7 @@ class Detector:
         judged = judge.judge(
             ActionColumns(
                 *(who.names, who.kinds, who.name_hashes, who.group_hashes),
-                attribute_hashes(batch, self.encoder),
+                attribute_hashes(batch, self.encoder)[:, : self.bundle.attributes],
                 tokens,
                 batch.time,
                 sensitivity,
@@ -476,7 +476,9 @@ class Detector:
         )
 
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
-        return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
+        return {
+            name: self.encoder.interners[name].values[batch.codes[name][row]] for name in ATTRIBUTE_FIELDS
+        }
 
     def _novelties(self, batch: ActionBatch, row: int, known: PriorCounts, group: str) -> list[HabitReason]:
         values = self._values(batch, row)
@@ -492,7 +494,7 @@ class Detector:
                 peers=max(members - is_member, 0),
                 anyone_with=int(known.anyone[row, index]),
             )
-            for index, (name, parts) in enumerate(ATTRIBUTES.items())
+            for index, (name, parts) in enumerate(islice(ATTRIBUTES.items(), self.bundle.attributes))
             if not known.own[row, index]
         ]
         habits.sort(key=lambda reason: (reason.peers_with, reason.anyone_with))

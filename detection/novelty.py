@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES, mix
+from data.actions.breadth import SPANS
 from data.actions.fields import stable_hash
 from data.actions.recent_hashes import Hashes
 from detection.count_table import NOBODY, CountTable
@@ -363,16 +364,21 @@ _BROADER = [
     [j for j, broad in enumerate(ATTRIBUTES.values()) if j != i and set(broad) <= set(fields)]
     for i, fields in enumerate(ATTRIBUTES.values())
 ]
+#: The same of details: how many objects were read at once is no detail of having read one.
+_DETAIL_OF = [[] if name in SPANS else broader for name, broader in zip(ATTRIBUTES, _BROADER, strict=True)]
 
 
 def counted_levels(levels: Levels, actions: Ints, machinery: Flags, for_others: Flags) -> Levels:
     """Novelty levels as far as they are news of the principal, int8 [N, attributes].
 
     Args:
+        levels: int8 [N, attributes]; here and below the first so many, as many as the bundle knows.
         machinery: bool [N], whether the cluster's own machinery acted.
         for_others: bool [N], whether it acted for a known principal (the `owner` field).
     """
-    left_out = (machinery[:, None] & _PLACES) | ((machinery & for_others)[:, None] & _CONTENTS)
+    width = levels.shape[1]
+    left_out = machinery[:, None] & _PLACES[:width]
+    left_out |= (machinery & for_others)[:, None] & _CONTENTS[:width]
     left_out |= (actions < MATURE)[:, None] & (levels == 1)
     # What was done before and is allowed by another binding now: that is the doing of those who changed the rights.
     left_out[:, _BINDING] |= (levels[:, _DEED] == 0) & (levels[:, _CODE] == 0)
@@ -387,7 +393,7 @@ def roots(levels: Levels) -> Levels:
     out = levels.copy()
     if not levels.any():  # as of most actions by themselves
         return out
-    for i, broader in enumerate(_BROADER):
+    for i, broader in enumerate(_BROADER[: levels.shape[1]]):
         if broader:
             out[:, i] = np.where((levels[:, broader] >= levels[:, i : i + 1]).any(axis=1), 0, levels[:, i])
     return out
@@ -403,7 +409,7 @@ def most_decades(own: Ints) -> npt.NDArray[np.float64]:
         own: int64 [N, attributes], earlier actions of the principal with each attribute.
     """
     most = np.full(own.shape, np.inf)
-    for i, broader in enumerate(_BROADER):
+    for i, broader in enumerate(_DETAIL_OF[: own.shape[1]]):
         if broader:
             times = own[:, broader]
             least = np.where(times > 0, times, np.inf).min(axis=1)

@@ -100,12 +100,12 @@ class OwnRates:
         ]
 
     @classmethod
-    def from_list(cls, saved: Sequence[Sequence[Any]]) -> OwnRates:
-        """Inverse of `to_list`."""
+    def from_list(cls, saved: Sequence[Sequence[Any]], width: int) -> OwnRates:
+        """Inverse of `to_list`, of so many attributes."""
         rates = cls(
             {(str(one[0]), int(one[1])): at for at, one in enumerate(saved)},
             np.array([one[2] for one in saved], np.int64),
-            np.zeros((len(saved), len(ATTRIBUTES), 4), np.int64),
+            np.zeros((len(saved), width, 4), np.int64),
         )
         for at, one in enumerate(saved):
             for attribute, level, count in one[3]:
@@ -185,8 +185,9 @@ class Rarity:
             each = np.minimum(each, self._own_decades(rows, resource, root, principals, each))
         if own is not None:
             each = np.minimum(each, most_decades(own[rows]))
-        session[rows] = each[:, _OF_SESSION].max(axis=1)
-        deed[rows] = each[:, ~_OF_SESSION].max(axis=1)
+        of_session = _OF_SESSION[: root.shape[1]]
+        session[rows] = each[:, of_session].max(axis=1)
+        deed[rows] = each[:, ~of_session].max(axis=1)
         return session, deed
 
     def _own_decades(
@@ -232,4 +233,4 @@ class Rarity:
             actions[tuple(at)] = count
         for *at, count in saved["hits"]:
             hits[tuple(at)] = count
-        return cls(actions, hits, OwnRates.from_list(saved.get("own", ())))
+        return cls(actions, hits, OwnRates.from_list(saved.get("own", ()), shape[2]))

@@ -3,7 +3,7 @@
 A principal does not change because the model did: who was half-way through something unusual still is, and what was done since
 the old bundle was made is known. What is carried, and how it is fitted to the new bundle:
 
-- the requests seen and the ownership followed, as they are;
+- the requests seen, the ownership followed and what people read, as they are;
 - windows: token by token, by the value that the token stands for. What the old vocabulary did not know stays unknown;
 - evidence that is adding up: the sums of each horizon, in decades of calibrated rarity, which mean the same in each bundle;
 - habits: what was counted since the old bundle is known to the new one, on top of what it learned in training;
@@ -36,10 +36,11 @@ def transfer_state(
         learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
         share: the old one will not score again, so its memory of requests and owners can simply be handed on.
     """
-    folder, owners = old.encoder.folder, old.encoder.owners
+    folder, owners, reads = old.encoder.folder, old.encoder.owners, old.encoder.reads
     if not share:
         folder, owners = folder.copy(), None if owners is None else owners.copy()
-    new.encoder.restore(folder, owners)
+        reads = None if reads is None else reads.copy()
+    new.encoder.restore(folder, owners, reads)
     transfer_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
     transfer_sums(new, old.accumulator.sums(), old.accumulator.horizons)
     if learned is None:

@@ -19,6 +19,7 @@ from benchmarks.fuzz_decoders import RECORDINGS, mutate
 from benchmarks.fuzzing.bodies import SLOW_SECONDS, read
 from benchmarks.fuzzing.campaign import checked, in_time
 from benchmarks.fuzzing.mutation import change_values
+from data.actions.breadth import ReadTracker
 from data.actions.encoder import ActionBatch, ActionEncoder, ActionSettings
 from data.actions.fields import STATIC_FIELDS
 from data.actions.stage_folding import StageFolder
@@ -88,7 +89,7 @@ class FuzzedEvents:
 
     def _encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
         """Encode events as the first of a stream; what is remembered of raw values stays."""
-        self._encoder.restore(StageFolder(), OwnerTracker())
+        self._encoder.restore(StageFolder(), OwnerTracker(), ReadTracker())
         return self._encoder.encode(events)
 
     def _actions(

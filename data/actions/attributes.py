@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data.actions.breadth import SPANS
 from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import STATIC_FIELDS, stable_hash
 from data.actions.recent_hashes import Hashes
@@ -26,7 +27,10 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "code": ("verb", "resource", "code"),
     "impersonates": ("impersonates",),
     "uri": ("resource", "uri"),
+    **{span: ("verb", "resource", span) for span in SPANS},
 }
+#: Fields that attributes are made of: those of the model, and how many objects were read, which it does not see.
+ATTRIBUTE_FIELDS = (*STATIC_FIELDS, *SPANS)
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
@@ -46,7 +50,7 @@ _SEEDS = np.array([stable_hash(f"attribute:{name}") for name in ATTRIBUTES], np.
 _FIELDS_AT = [
     (
         np.array([index for index, fields in enumerate(ATTRIBUTES.values()) if len(fields) > at]),
-        np.array([STATIC_FIELDS.index(fields[at]) for fields in ATTRIBUTES.values() if len(fields) > at]),
+        np.array([ATTRIBUTE_FIELDS.index(fields[at]) for fields in ATTRIBUTES.values() if len(fields) > at]),
     )
     for at in range(max(map(len, ATTRIBUTES.values())))
 ]
@@ -54,11 +58,19 @@ _FIELDS_AT = [
 
 def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
     """Stable hash of every attribute of every action, uint64 [N, attributes]."""
-    columns = np.empty((len(batch), len(STATIC_FIELDS)), np.uint64)
-    for place, field in enumerate(STATIC_FIELDS):
+    columns = np.empty((len(batch), len(ATTRIBUTE_FIELDS)), np.uint64)
+    for place, field in enumerate(ATTRIBUTE_FIELDS):
         columns[:, place] = encoder.interners[field].hashes()[batch.codes[field]]
     out = np.empty((len(batch), len(_SEEDS)), np.uint64)
     out[:] = _SEEDS
     for attributes, fields in _FIELDS_AT:
         out[:, attributes] = mix(out[:, attributes], columns[:, fields])
     return out
+
+
+def attribute_hash(attribute: str, values: Sequence[str]) -> int:
+    """As `attribute_hashes`, of one attribute of an action, given the values of its fields."""
+    found = np.uint64(stable_hash(f"attribute:{attribute}"))
+    for value in values:
+        found = mix(found, np.uint64(stable_hash(value)))  # type: ignore[assignment]
+    return int(found)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions.body_traits import has_traits
+from data.actions.breadth import SPANS, Read, ReadTracker, is_followed
 from data.actions.event_traits import event_traits, is_withheld
 from data.actions.fields import (
     STATIC_FIELDS,
@@ -135,7 +136,7 @@ class ActionBatch:
     """Actions of one call as columns, in arrival order."""
 
     event: npt.NDArray[np.int64]  # [N], index of the event each action came from
-    codes: dict[str, Codes]  # static field -> [N], interned values
+    codes: dict[str, Codes]  # static field, and field of `breadth.SPANS` -> [N], interned values
     principal: Codes  # [N], index into `principals`
     time: npt.NDArray[np.int64]  # [N], when the request was received, microseconds since 1970 UTC
     principals: list[Principal]  # the encoder's table of identities; shared, only grows within a generation
@@ -145,6 +146,8 @@ class ActionBatch:
     dropped: npt.NDArray[np.int64]  # [K], events left out on purpose (`drop_principals`)
     #: (index of an action, what it says about ownership), for an encoder that does not join owners itself
     links: list[tuple[int, Link]] = field(default_factory=list)
+    #: (index of an action, what a person read), for an encoder that does not count them itself
+    reads: list[tuple[int, Read]] = field(default_factory=list)
     #: [R], removals, and reads of logs, of what the same principal created within the last day; not known without joined owners
     own_work: list[int] = field(default_factory=list)
 
@@ -155,7 +158,7 @@ class ActionBatch:
 def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
     """One batch of one encoder's successive batches, one at least.
 
-    It is without `event`, `folded`, `dropped`, `links` and `own_work`.
+    It is without `event`, `folded`, `dropped`, `links`, `reads` and `own_work`.
     """
     none = np.empty(0, np.int64)
     return ActionBatch(
@@ -228,6 +231,7 @@ class _Pending:
     shapes: list[int] = field(default_factory=list)
     times: list[str] = field(default_factory=list)
     links: list[tuple[int, Link]] = field(default_factory=list)
+    reads: list[tuple[int, Read]] = field(default_factory=list)
     #: Field -> (row, code) where it is not what most have.
     changes: defaultdict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -259,24 +263,29 @@ class ActionEncoder:
     ) -> None:
         """Without `join_owners`, `owner` stays "-" and batches carry `links` for `OwnerTracker.join`, in the order of the log.
 
+        So do the fields of `breadth.SPANS`, and batches carry `reads` for `ReadTracker.follow`.
+
         `folder` is the memory of requests; a new one by default.
         """
         self.settings = settings or ActionSettings()
         self.folder = StageFolder() if folder is None else folder
         self.identity = Identity(self.settings.identity, strict=False)
         self.owners = OwnerTracker() if join_owners else None
+        self.reads = ReadTracker() if join_owners else None
         self._forget_values()
 
-    def restore(self, folder: StageFolder, owners: OwnerTracker | None) -> None:
-        """Continue with the memory of requests, and of owners if they are followed here, of another encoder."""
+    def restore(self, folder: StageFolder, owners: OwnerTracker | None, reads: ReadTracker | None) -> None:
+        """Continue with the memory of requests, and of owners and reads if they are followed here, of another encoder."""
         self.folder = folder
+        if self.reads is not None and reads is not None:
+            self.reads = reads
         if self.owners is not None and owners is not None:
             self.owners = owners
 
     def _forget_values(self) -> None:
         """Restart all codes; a new `generation` says so to holders of code tables."""
         self.generation = next(_GENERATIONS)
-        self.interners = {field: Interner() for field in STATIC_FIELDS}
+        self.interners = {field: Interner() for field in (*STATIC_FIELDS, *SPANS)}
         for interner in self.interners.values():
             interner.code("-")
         self.principals: list[Principal] = []
@@ -295,9 +304,9 @@ class ActionEncoder:
         # Outside proxies and exec only the keys make the shape. The values of watches are new each time: few queries are kept.
         self._query = lru_cache(_QUERIES)(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
         self._principal = self._memo(self._new_principal)
-        self._contexts = _Rows(5, self._context)
+        self._contexts = _Rows(6, self._context)
         self._objects = _Rows(4, self._object)
-        self._outcomes = _Rows(3, self._outcome)
+        self._outcomes = _Rows(4, self._outcome)
         self._flags_of: list[int] = []  # of each row of `_objects`
         self._no_shape = intern["uri"].code("-")
         self._pending = _Pending()
@@ -313,7 +322,7 @@ class ActionEncoder:
         return cache(compute)
 
     def _context(self, key: tuple[Any, ...]) -> tuple[int, ...]:
-        """Principal, client, place, binding and impersonates of a caller."""
+        """Principal, client, place, binding and impersonates of a caller, and whether it is a person."""
         cluster, user, addresses, agent, notes, other = key
         intern = self.interners
         actor = self.identity.actor(user, other, notes)
@@ -324,12 +333,14 @@ class ActionEncoder:
         binding = "denied" if actor.refused else "-"
         if notes is not None and not actor.refused:
             binding = binding_of(notes.decision, notes.reason)
+        principal = self._principal(cluster, actor.username, actor.groups)
         return (
-            self._principal(cluster, actor.username, actor.groups),
+            principal,
             intern["client"].code(client),
             intern["place"].code(place),
             intern["binding"].code(binding),
             intern["impersonates"].code(self.identity.fold(actor.acts_as) if actor.acts_as else "-"),
+            self.principals[principal].kind == "human",
         )
 
     def _object(self, ref: ObjectRef | None) -> tuple[int, ...]:
@@ -344,10 +355,15 @@ class ActionEncoder:
         return known[0], intern["namespace"].code(ref.namespace or "-"), self._name(ref.name), known[1]
 
     def _outcome(self, key: tuple[str, Status | None]) -> tuple[int, ...]:
-        """Verb and code of a request, and whether it writes."""
+        """Verb and code of a request, whether it writes, and whether it reads one object."""
         verb, status = key
         code = code_class(0 if status is None else status.code)
-        return self.interners["verb"].code(verb), self.interners["code"].code(code), verb in WRITES
+        return (
+            self.interners["verb"].code(verb),
+            self.interners["code"].code(code),
+            verb in WRITES,
+            verb == "get",
+        )
 
     def _keep_bounded(self) -> None:
         interned = sum(len(interner.values) for interner in self.interners.values())
@@ -374,6 +390,8 @@ class ActionEncoder:
         steps = [self.folder.checkpoint()]
         if self.owners is not None:
             steps.append(self.owners.checkpoint())
+        if self.reads is not None:
+            steps.append(self.reads.checkpoint())
 
         def undo() -> None:
             self._pending = _Pending()
@@ -429,6 +447,9 @@ class ActionEncoder:
                 found.append((begin + row, read_link(kept[row], principals[callers[contexts[row]][0]])))
         links = [(row, link) for row, link in found if link is not None]
         pending.links += sorted(links, key=itemgetter(0)) if logs else links
+        for row in [row for row, context in enumerate(contexts) if callers[context][5]]:
+            if flags[row] & _IS_OBJECT and (results[outcomes[row]][3] or flags[row] & _CONNECTS):
+                self._add_read(kept[row], begin + row, flags[row], principals[callers[contexts[row]][0]])
         pending.objects += objects
         pending.contexts += contexts
         pending.outcomes += outcomes
@@ -438,7 +459,7 @@ class ActionEncoder:
         """The actions of all events buffered since the last call."""
         pending, self._pending = self._pending, _Pending()
         time = parse_times(pending.times)
-        principal, *context = self._contexts.columns(pending.contexts)
+        principal, *context, _ = self._contexts.columns(pending.contexts)
         columns = {
             **dict(zip(("client", "place", "binding", "impersonates"), context, strict=True)),
             **dict(
@@ -448,25 +469,30 @@ class ActionEncoder:
             "uri": np.array(pending.shapes, np.int32),
             "hour": self._hours(time),
         }
-        for name in ("traits", "images", "owner"):  # what most have: nothing
+        for name in ("traits", "images", "owner", *SPANS):  # what most have: nothing
             columns[name] = np.full(len(time), self.interners[name].code("-"), np.int32)
         own_work: list[int] = []
         if self.owners is not None and pending.links:
             for row, owner in self.owners.join(pending.links):
                 columns["owner"][row] = self.interners["owner"].code(owner)
             own_work = self.owners.own_work(pending.links, time)
+        if self.reads is not None:
+            for row, read in pending.reads:
+                for name, value in zip(SPANS, self.reads.follow(read, int(time[row])), strict=True):
+                    columns[name][row] = self.interners[name].code(value)
         for name, changes in pending.changes.items():
             rows, codes = zip(*changes, strict=True)
             columns[name][list(rows)] = codes
         return ActionBatch(
             event=np.array(pending.index, np.int64),
-            codes={name: columns[name] for name in STATIC_FIELDS},
+            codes={name: columns[name] for name in (*STATIC_FIELDS, *SPANS)},
             principal=principal,
             time=time,
             principals=self.principals,
             folded=np.array(pending.folded, np.int64),
             dropped=np.array(pending.dropped, np.int64),
             links=pending.links if self.owners is None else [],
+            reads=pending.reads if self.reads is None else [],
             own_work=own_work,
         )
 
@@ -510,6 +536,15 @@ class ActionEncoder:
                 changes["uri"].append((row, self._uri(uri, subresource)))
             elif "?" in uri:
                 changes["uri"].append((row, self._uri(uri[uri.index("?") :], subresource)))
+
+    def _add_read(self, event: AuditEvent, row: int, flags: int, reader: Principal) -> None:
+        ref = event.objectRef
+        if ref is not None and ref.name:
+            resource = resource_name(ref.apiGroup, ref.resource, ref.subresource)
+            if is_followed(resource):
+                verb = "connect" if flags & _CONNECTS else event.verb
+                which = stable_hash(f"{ref.namespace}/{ref.name}")
+                self._pending.reads.append((row, Read(reader.name, verb, resource, which)))
 
     def _add_body(self, event: AuditEvent, row: int) -> None:
         actor = event.user.username

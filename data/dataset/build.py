@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES
+from data.actions.attributes import ATTRIBUTES, attribute_hash
+from data.actions.breadth import NOT_MANY, SPANS, ReadTracker
 from data.actions.encoder import ActionSettings
 from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes
 from data.actions.sensitivity import Sensitivity
@@ -144,6 +146,7 @@ def build(
             "Give a log of audit.k8s.io/v1 events, one a line."
         )
     _join_owners(kept, rules)
+    _count_reads(kept)
     if pseudonyms is not None:
         replace_people((part.meta for part in parts), pseudonyms)
     span = _Span.from_parts(kept, hold_out)
@@ -257,6 +260,25 @@ def _join_owners(parts: list[_KeptPart], rules: Sensitivity) -> None:
         codes = np.load(kept.part.path / "codes.npy", mmap_mode="r+", allow_pickle=False)
         codes[[row for row, _ in found], column] = [code_of[owner] for _, owner in found]
         codes.flush()
+
+
+def _count_reads(parts: list[_KeptPart]) -> None:
+    """Fill in how many objects each person has read, which attributes hold, in the order of the log; as `_join_owners`."""
+    tracker = ReadTracker()
+    hashed = cache(attribute_hash)
+    columns = [list(ATTRIBUTES).index(span) for span in SPANS]
+    for kept in parts:
+        reads = [(row, read) for row, read in kept.part.reads if kept.mask[row]]
+        if not reads:
+            continue
+        time = kept.part.column("time")
+        attributes = np.load(kept.part.path / "attributes.npy", mmap_mode="r+", allow_pickle=False)
+        for row, read in reads:
+            values = zip(columns, SPANS, tracker.follow(read, int(time[row])), strict=True)
+            for column, span, value in values:
+                if value != NOT_MANY:
+                    attributes[row, column] = hashed(span, (read.verb, read.resource, value))
+        attributes.flush()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from data.actions.attributes import attribute_hashes, mix
+from data.actions.breadth import Read
 from data.actions.encoder import ActionBatch, ActionEncoder, ActionSettings, joined
 from data.actions.fields import STATIC_FIELDS
 from data.actions.sensitivity import Sensitivity
@@ -50,8 +51,9 @@ PART_ACTIONS = 100_000
 RANGE_BYTES = 64 << 20
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
-_MANIFEST = 6
+_MANIFEST = 7
 _LINKS = msgspec.json.Decoder(list[tuple[int, Link]])
+_READS = msgspec.json.Decoder(list[tuple[int, Read]])
 #: Actions taken from the encoder at a time: enough to amortise what is done per call.
 _BATCH_ACTIONS = 2048
 
@@ -88,6 +90,11 @@ class DatasetPart:
     def links(self) -> list[tuple[int, Link]]:
         """(row, what it tells about ownership); to be followed in the order of the whole log."""
         return _LINKS.decode((self.path / "links.json").read_bytes())
+
+    @property
+    def reads(self) -> list[tuple[int, Read]]:
+        """(row, what a person read); to be followed in the order of the whole log."""
+        return _READS.decode((self.path / "reads.json").read_bytes())
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One column, memory-mapped."""
@@ -165,6 +172,7 @@ class _PartWriter:
         self.skipped: Counter[str] = Counter()
         self.letters: list[tuple[int, str, str]] = []
         self.links: list[tuple[int, Link]] = []
+        self.reads: list[tuple[int, Read]] = []
 
     def add(self, source: str, letter: DeadLetter) -> None:  # noqa: ARG002 - the part knows its log
         """Note an unreadable record."""
@@ -195,7 +203,8 @@ class _PartWriter:
             self.completed = first if self.completed is None else min(first, self.completed)
         self.audit_ids, self.begun, self.completions = [], [], []
         self.links += [(self.rows + row, link) for row, link in batch.links]
-        batch.links = []
+        self.reads += [(self.rows + row, read) for row, read in batch.reads]
+        batch.links, batch.reads = [], []
         self.batches.append(batch)
         self.rows += len(batch)
         self.counts.update(folded=len(batch.folded), dropped=len(batch.dropped))
@@ -238,6 +247,7 @@ class _PartWriter:
             "folds": encoder.identity.folds(),
         }
         (draft / "links.json").write_bytes(msgspec.json.encode(self.links))
+        (draft / "reads.json").write_bytes(msgspec.json.encode(self.reads))
         (draft / "part.json").write_text(json.dumps(meta))
         shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)

@@ -20,7 +20,7 @@ from data.actions.vocabulary import Vocabulary
 from data.errors import KubehabitError
 from data.principals.peer_groups import PrincipalTable
 
-FORMAT = 3
+FORMAT = 4
 
 
 def dataset_features() -> dict[str, Any]:

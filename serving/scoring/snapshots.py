@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from data.actions.breadth import ReadTracker
 from data.actions.stage_folding import StageFolder
 from data.actions.vocabulary import Vocabulary
 from data.durable_file import replacing
@@ -188,7 +189,7 @@ def take_snapshot(
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
     copied = [detector.habits.copy()]
     requests = detector.encoder.folder.to_arrays()
-    owners = detector.encoder.owners
+    owners, reads = detector.encoder.owners, detector.encoder.reads
     meta |= {
         "names": contexts.names,
         "summed": sums.names,
@@ -197,6 +198,7 @@ def take_snapshot(
         "vocabulary": detector.bundle.vocabulary.to_dict(),
         "folder_key": detector.encoder.folder.key,
         "owners": [] if owners is None else owners.to_list(),
+        "reads": [] if reads is None else reads.to_list(),
         "probation": detector.probation.to_bytes(),
     }
     bundle = detector.bundle
@@ -275,11 +277,12 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
 
 
 def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:
-    """The memory of requests and owners, which is the same under every bundle."""
+    """The memory of requests, owners and reads, which is the same under every bundle."""
     meta, arrays = snapshot.meta, snapshot.arrays
     folder = detector.encoder.folder
     if meta["folder_key"] is not None:
         # An older kubehabit kept two generations, the later one first.
         before = [arrays["requests_before"], arrays["requests"]] if "requests_before" in arrays else None
         folder = StageFolder.from_arrays(meta["folder_key"], before or _parted(arrays, "requests"))
-    detector.encoder.restore(folder, OwnerTracker.from_list(meta["owners"]))
+    reads = ReadTracker.from_list(meta.get("reads", ()))  # an older kubehabit followed none
+    detector.encoder.restore(folder, OwnerTracker.from_list(meta["owners"]), reads)

@@ -20,11 +20,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from data.actions.attributes import ATTRIBUTES
 from data.errors import BundleError
+from data.events.decode import decode_lines
 from detection import bundle as bundles
 from detection.bundle import CHECKSUMS, FILES, OPTIONAL, SIGNATURE, Bundle, seal, sign, verify_signature
+from detection.detector import Detector
 from serving.rollout.loader import load_engine
 from serving.settings import Settings
+from tests.data.samples import event
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +56,34 @@ def test_a_bundle_that_was_changed_and_sealed_again_has_lost_its_signature(copie
     assert Bundle.load(copied), "its checksums are right"
     with pytest.raises(BundleError, match="changed after it was signed"):
         verify_signature(copied, key.public_key())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "opens"), [(16, True), (15, True), (14, True), (13, False), (0, False)]
+)
+def test_a_bundle_of_before_some_attributes_is_opened_as_it_is(
+    copied: Path, attributes: int, opens: bool
+) -> None:
+    meta = json.loads((copied / "bundle.json").read_text())
+    meta["attributes"] = meta["attributes"][:attributes]
+    calibration = json.loads((copied / "calibration.json").read_text())
+    rarity = calibration["rarity"]
+    rarity["shape"][2] = attributes
+    rarity["hits"] = [hit for hit in rarity["hits"] if hit[2] < attributes]
+    for one in rarity["own"]:
+        one[3] = [hit for hit in one[3] if hit[0] < attributes]
+    for name, content in (("bundle.json", meta), ("calibration.json", calibration)):
+        (copied / name).write_text(json.dumps(content))
+    seal(copied)
+    if not opens:
+        with pytest.raises(BundleError, match="another version of kubehabit"):
+            Bundle.load(copied)
+        return
+    bundle = Bundle.load(copied)
+    scores = Detector(bundle).score(decode_lines([event(user={"username": "mallory", "groups": []})]).events)
+    assert bundle.attributes == attributes
+    assert not {one.attribute for one in scores.novelties.get(0, ())} & set(list(ATTRIBUTES)[attributes:])
+    assert scores.novelty[0] > 0
 
 
 @pytest.mark.parametrize("signature", [b"", b"short", bytes(64), b"x" * 4096])

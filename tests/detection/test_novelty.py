@@ -6,7 +6,14 @@ from data.actions.attributes import ATTRIBUTES, attribute_hashes
 from data.actions.encoder import ActionEncoder
 from data.actions.fields import stable_hash
 from data.events.decode import decode_lines
-from detection.novelty import HabitTable, PriorCounts, counted_levels, novelty_levels, roots
+from detection.novelty import (
+    HabitTable,
+    PriorCounts,
+    counted_levels,
+    most_decades,
+    novelty_levels,
+    roots,
+)
 from tests.data.samples import event
 
 NAMES = list(ATTRIBUTES)
@@ -157,3 +164,23 @@ def test_rights_that_others_changed_are_no_news_of_who_uses_them() -> None:
     for deed in ("verb_resource_namespace", "code"):
         levels = levels_of(binding=3, **{deed: 1})
         assert shown(counted_levels(levels, grown, no, no)) == shown(levels)
+
+
+def test_a_harvest_is_news_by_itself_and_no_detail_of_the_first_read() -> None:
+    assert shown(roots(levels_of(burst=2, object=1))) == {"burst": 2, "object": 1}
+    assert shown(roots(levels_of(verb_resource=2, burst=2, spread=2))) == {"verb_resource": 2}
+    own = np.zeros((1, len(NAMES)), np.int64)
+    own[0, NAMES.index("verb_resource")] = own[0, NAMES.index("namespace")] = 1
+    most = dict(zip(NAMES, most_decades(own)[0], strict=True))
+    assert np.isinf([most["burst"], most["spread"]]).all()
+    assert most["object"] < 1.5
+
+
+def test_levels_of_fewer_attributes_are_weighed_as_those_of_all() -> None:
+    """A bundle of an earlier release knows the first fourteen."""
+    levels, no, grown = levels_of(place=2, object=3, image_of=3), np.array([False]), np.array([1000])
+    old = levels[:, :14]
+    assert (counted_levels(old, grown, ~no, no) == counted_levels(levels, grown, ~no, no)[:, :14]).all()
+    assert (roots(old) == roots(levels)[:, :14]).all()
+    own = np.arange(14, dtype=np.int64)[None]
+    assert (most_decades(own) == most_decades(np.pad(own, ((0, 0), (0, 2))))[:, :14]).all()

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
+from data.actions.breadth import SPANS
 from data.actions.fields import FIELDS
 from data.arrays import Floats
 from detection.bundle import Bundle
@@ -23,7 +24,7 @@ _RESOURCE = FIELDS.index("resource")
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")
 _SHARE = np.zeros((len(ATTRIBUTES), FIELD_COUNT))
 for _row, _fields in enumerate(ATTRIBUTES.values()):
-    for _field in _fields:
+    for _field in set(_fields).difference(SPANS):  # no fields of a model
         _SHARE[_row, FIELDS.index(_field)] = 1 / len(_fields)
 
 

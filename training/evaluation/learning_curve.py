@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from data.actions.attributes import ATTRIBUTES
 from data.arrays import runs
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
@@ -50,6 +51,7 @@ def relearned(
     found = calibrate(short, OnnxModel(str(bundle.model_path)), bundle.window, config)
     return replace(
         bundle,
+        meta=bundle.meta | {"attributes": list(ATTRIBUTES)},
         calibration=found.calibration,
         habits=found.habits,
         warmup=warmup_of(short, bundle.window),

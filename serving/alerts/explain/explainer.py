@@ -52,11 +52,24 @@ _IMPLIES: Mapping[str, frozenset[str]] = {
     "verb_resource_namespace": _OF_OBJECT,
     "object": frozenset(("image_of",)),
     "images": frozenset(("image_of",)),
+    "burst": frozenset(("spread",)),
 }
 
 _ATTRIBUTES = (
     *("impersonates", "verb_resource", "namespace", "resource_namespace", "verb_resource_namespace"),
-    *("images", "image_of", "traits", "client", "place", "object", "uri", "code", "binding"),
+    *(
+        "burst",
+        "spread",
+        "images",
+        "image_of",
+        "traits",
+        "client",
+        "place",
+        "object",
+        "uri",
+        "code",
+        "binding",
+    ),
 )
 _ORDER = {name: index for index, name in enumerate(_ATTRIBUTES)}
 _DETAILS = frozenset(("object", "uri", "code", "binding", "image_of"))

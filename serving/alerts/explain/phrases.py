@@ -10,6 +10,7 @@ from string import Template
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.actions.breadth import SPANS
 from serving.schemas import Action, EventSummary, Novelty, ObjectReference, clean
 
 MANY = ("list", "watch", "deletecollection")
@@ -329,6 +330,8 @@ class Phrases:
         value = novelty.value.rpartition(" ")[2] if novelty.attribute == "uri" else novelty.value
         if novelty.attribute == "binding":  # "<resource> ClusterRoleBinding <name>"
             value = value.partition(" ")[2] or value
+        if novelty.attribute in SPANS:  # "<verb> <resource> <count> or more"
+            value = value.split(" ", 2)[-1]
         if novelty.attribute in ("impersonates", "impersonation"):
             value = self.acted_as(value)
         values = {

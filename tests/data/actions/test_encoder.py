@@ -49,6 +49,8 @@ def test_fields_of_an_ordinary_read() -> None:
         "uri": "-",
         "owner": "-",
         "hour": "weekday 09",
+        "burst": "-",
+        "spread": "-",
     }
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.actions.attributes import attribute_hashes
+from data.actions.breadth import SPANS
 from data.actions.encoder import ActionEncoder, ActionSettings
 from data.actions.fields import FIELDS, GAPS
 from data.actions.sensitivity import HARMLESS, Sensitivity
@@ -71,6 +73,18 @@ def test_own_work_counts_for_nothing_in_a_dataset_as_in_the_detector(
     levels = Sensitivity(table.rules).levels(batch, encoder)
     assert table.sensitivity[np.argsort(table.arrival)].tolist() == levels.tolist()
     assert np.flatnonzero(levels == HARMLESS).tolist() == sorted(batch.own_work) != []
+
+
+def test_a_dataset_counts_what_people_read_as_the_detector_does(
+    trained: Trained, normal_lines: list[bytes]
+) -> None:
+    table = load(trained.dataset)
+    encoder = ActionEncoder(table.settings)
+    batch = encoder.encode(decode_lines(normal_lines).events)
+    np.testing.assert_array_equal(
+        table.attributes[np.argsort(table.arrival)], attribute_hashes(batch, encoder)
+    )
+    assert all(len(np.unique(batch.codes[span])) > 1 for span in SPANS)
 
 
 def test_a_window_never_reaches_into_another_principal(trained: Trained) -> None:
