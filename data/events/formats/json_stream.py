@@ -7,6 +7,7 @@ a JSON string holds no newline, two objects never touch, and in indented JSON al
 from __future__ import annotations
 
 import re
+from operator import add
 
 import msgspec
 import numpy as np
@@ -283,20 +284,23 @@ class Documents:
         text = self._buffer[at : at + stop].rstrip(b", \t\r\n")
         starts = [0, *(begins[begins < stop] + column).tolist()]
         try:
-            items = list(map(bytes, _ITEMS.decode(b"[" + text + b"]")))
+            items = list(map(bytes, _ITEMS.decode(b"[%b]" % text)))
         except UNREADABLE:
             return False
         if len(items) != len(starts):
             return False
-        ends = [start + len(item) for start, item in zip(starts, items, strict=True)]
-        between = zip(ends, starts[1:], strict=False)
-        if any(start < end or text[end:start].strip(b", \t\r\n") for end, start in between):
+        ends = list(map(add, starts, map(len, items)))
+        between = {text[end:start] for end, start in zip(ends, starts[1:], strict=False)}
+        if not all(gap and not gap.strip(b", \t\r\n") for gap in between):
             return False  # another object begins in the column of the items
-        first = self.line
-        for item, before in zip(items, np.searchsorted(lines, starts).tolist(), strict=True):
-            self._start_line = first + before
-            self._emit(item)
-        self.line = first + int(np.searchsorted(lines, ends[-1]))
+        numbers = (np.searchsorted(lines, starts) + self.line).tolist()
+        if self._header is None:
+            self._flush_tiny()
+            self._found += zip(numbers, items, strict=True)
+        else:
+            for self._start_line, item in zip(numbers, items, strict=True):
+                self._emit(item)
+        self.line += int(np.searchsorted(lines, ends[-1]))
         self._at, self._previous, self._after_brace = at + ends[-1], b"}", True
         return True
 
