@@ -97,7 +97,9 @@ _ARE_USUAL = re.compile(
 
 
 def are_usual(texts: Sequence[str]) -> bool:
-    """Whether all texts are times as API servers write them, and exist. Quicker than reading them, if they are few."""
+    """Whether all texts are times as API servers write them, and exist. Quicker than reading them, if they are not many."""
+    if len(texts) >= _MANY:
+        return usual_times(texts) is not None
     joined = "".join(texts)
     # Each that begins with a date begins where the pattern does, and so all of them end there too.
     return (
@@ -107,6 +109,8 @@ def are_usual(texts: Sequence[str]) -> bool:
     )
 
 
+#: Times from which on reading all at once is quicker than a pattern.
+_MANY = 256
 #: Times up to which one after the other is quicker than all at once.
 _FEW = 8
 
@@ -138,13 +142,11 @@ def usual_times(texts: Sequence[str]) -> npt.NDArray[np.int64] | None:
     values = digits.astype(np.float64)  # exact: less than 2**53
     dates = values[:, :_DATE] @ _IN_DATE
     time: npt.NDArray[np.int64] = (values[:, _DATE:] @ _IN_DAY).astype(np.int64)
-    distinct = np.unique(dates) if len(dates) and (dates != dates[0]).any() else dates[:1]
-    for digit in distinct.tolist():
-        day = _day(int(digit))
-        if day is None:
-            return None
-        time[dates == digit] += day
-    return time
+    distinct, which = (
+        np.unique(dates, return_inverse=True) if (dates != dates[0]).any() else (dates[:1], np.intp(0))
+    )
+    days = [_day(int(digits)) for digits in distinct.tolist()]
+    return None if None in days else time + np.array(days, np.int64)[which]
 
 
 def parse_times(texts: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -43,9 +43,16 @@ def test_times_in_bulk_are_microseconds_since_1970(moments: list[datetime]) -> N
     ],
 )
 def test_what_api_servers_do_not_write_is_left_to_the_slow_way(texts: list[str]) -> None:
-    for around in ([], [USUAL], 5 * [USUAL]):  # few, and many
+    for around in ([], [USUAL], 5 * [USUAL], 200 * [USUAL]):  # few, more, and many
         assert not are_usual([*around, *texts, *around])
         assert usual_times([*around, *texts, *around]) is None
+
+
+def test_many_different_days_are_read_as_one_by_one() -> None:
+    texts = [f"{year:04}-{1 + year % 12:02}-05T09:30:00.000000Z" for year in range(1, 2000)]
+    assert are_usual(texts)
+    assert parse_times(texts).tolist() == [int(parse_times([text])[0]) for text in texts]
+    assert not are_usual([*texts, "2026-02-31T09:30:00.000000Z"])
 
 
 @given(

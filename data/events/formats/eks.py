@@ -66,6 +66,21 @@ class _Packed(msgspec.Struct):
     kinesis: _Packed | None = None
 
 
+class _AnyShape(_Message):
+    """All of them in one: what is written as it should be is decoded once."""
+
+    message: str | msgspec.UnsetType = msgspec.UNSET  # type: ignore[assignment]
+    logEvents: list[_Message] | msgspec.UnsetType = msgspec.UNSET
+    messageType: str = ""
+    owner: str = ""
+    logGroup: str = ""
+    logStream: str = ""
+    data: str = ""
+    awslogs: _Packed | None = None
+    kinesis: _Packed | None = None
+
+
+_ANY_SHAPE = msgspec.json.Decoder(_AnyShape)
 _SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message))]
 _OBJECT_SHAPES = [*map(msgspec.json.Decoder, (_ObjectSubscription, _ObjectMessage))]
 _PACKED = [msgspec.json.Decoder(_Packed)]
@@ -74,6 +89,8 @@ _TEXT = msgspec.json.Decoder(str)
 
 def _decode(raw: bytes) -> Any:
     """The record, in the first shape that it fits; None if it fits none."""
+    with suppress(*UNREADABLE):
+        return _ANY_SHAPE.decode(raw)
     others = [*_OBJECT_SHAPES, *_PACKED] if b'"message"' in raw else _PACKED
     for decoder in (*_SHAPES, *others):
         with suppress(*UNREADABLE):
@@ -135,19 +152,21 @@ class EksRecord:
     def read(self, raw: bytes, found: Reading) -> bool:
         """See `Format`."""
         record = _decode(raw)
-        if isinstance(record, _Subscription):
+        events = getattr(record, "logEvents", msgspec.UNSET)
+        message = getattr(record, "message", msgspec.UNSET)
+        if events is not msgspec.UNSET:
             if record.messageType == "CONTROL_MESSAGE":
                 found.skip(_CONTROL, raw)
                 return True
             cluster = cluster_of(record.owner, record.logGroup)
-            for position, item in enumerate(record.logEvents, 1):
+            for position, item in enumerate(events, 1):
                 found.at(position)
                 _message(item, item.logStreamName or record.logStream, cluster, found)
             return True
-        if isinstance(record, _Message):
+        if message is not msgspec.UNSET:
             if record.timestamp is None and not record.eventId and not record.logStreamName:
                 return False
-            if not isinstance(record.message, str) and bytes(memoryview(record.message)[:1]) != b"{":
+            if not isinstance(message, str) and bytes(memoryview(message)[:1]) != b"{":
                 return False
             _message(record, record.logStreamName, "", found)
             return True

@@ -7,9 +7,11 @@ a JSON string holds no newline, two objects never touch, and in indented JSON al
 from __future__ import annotations
 
 import re
+from operator import add
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from data.events.audit_event import API_VERSIONS, MAX_EVENT_BYTES, UNREADABLE
 from data.events.formats.event_list import UNWRAPPED
@@ -23,6 +25,9 @@ _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
 #: Text without strings, and in it a brace behind another one or at the beginning of a line, where a record may begin.
 _STRINGLESS, _STRINGLESS_LINE = map(re.compile, (rb'[^"]*+', rb'[^"\n]*+'))
 _MAY_BEGIN = re.compile(rb"[{}\n][ \t\r\v\f]*+\{")
+_NEWLINE, _BRACE, _END_BRACE = b"\n{}"
+#: In which the items of a list may begin, to be taken many at once.
+_MOST_COLUMNS = 64
 #: What each byte adds to the depth.
 _DEEPER = np.zeros(256, np.int8)
 _DEEPER[[*b"{["]], _DEEPER[[*b"}]"]] = 1, -1
@@ -185,7 +190,7 @@ class Documents:
         self._start, self._dropping = None, False
 
     def _scan(self, final: bool) -> None:
-        step = _STEP.match
+        step, took = _STEP.match, False
         while not self.finished:
             if self._skipping:
                 end = self._buffer.find(b"\n", self._at)
@@ -216,7 +221,10 @@ class Documents:
             if token == b"\n":
                 self._newline(at, end)
             elif token == b"{" and self._begins_item(before) and self._take_items(at):
+                took = True
                 continue
+            elif token == b"{" and took and not final and self._goes_on(before, at):
+                break  # its end comes with more of them
             elif token == b"{":
                 self._open_object(before, blank, at)
             elif token == b"[":
@@ -247,37 +255,62 @@ class Documents:
             self._previous == b"\n"
             and before == self._indent
             and self._start is None
-            and self._depth == self._base
+            and self._depth == self._base > _OUTSIDE
         )
 
     def _take_items(self, at: int) -> bool:
-        """Take all items from here to the last that begins, as far as they are here, if nothing is wrong with them.
+        """Take all items from here to the last that is whole, as far as they are here, if nothing is wrong with them.
 
         Their marks one by one take ten times as long.
         """
-        assert self._indent is not None
-        begin = b"\n" + self._indent + b"{"
-        last = self._buffer.rfind(begin, at)
-        if last < 0 or not self._may_take:
+        if not self._may_take:
             return False
         self._may_take = False  # if anything is wrong, not all of it is to be looked at again for each item
-        text = self._buffer[at:last].rstrip(b", \t\r\n")
+        assert self._indent is not None
+        column = 1 + len(self._indent)
+        if column > _MOST_COLUMNS:
+            return False
+        letters = np.frombuffer(self._buffer, np.uint8, offset=at)
+        lines = np.flatnonzero(letters[:-column] == _NEWLINE)
+
+        def beginning_with(mark: int) -> npt.NDArray[np.intp]:
+            found: npt.NDArray[np.intp] = lines[letters[lines + column] == mark]
+            for number, blank in enumerate(self._indent or b"", 1):
+                found = found[letters[found + number] == blank]
+            return found
+
+        begins, closes = beginning_with(_BRACE), beginning_with(_END_BRACE)
+        stop = max([*begins[-1:].tolist(), *(closes[-1:] + column + 1).tolist()], default=0)
+        text = self._buffer[at : at + stop].rstrip(b", \t\r\n")
+        starts = [0, *(begins[begins < stop] + column).tolist()]
         try:
-            items = list(map(bytes, _ITEMS.decode(b"[" + text + b"]")))
+            items = list(map(bytes, _ITEMS.decode(b"[%b]" % text)))
         except UNREADABLE:
             return False
-        if text.count(begin) != len(items) - 1 or not all(item.startswith(b"{") for item in items):
+        if len(items) != len(starts):
             return False
-        end = 0
-        for item in items:
-            start = text.index(b"{", end)
-            self.line += text.count(b"\n", end, start)
-            self._start_line = self.line
-            self._emit(item)
-            self.line += item.count(b"\n")
-            end = start + len(item)
-        self._at, self._previous, self._after_brace = at + end, b"}", True
+        ends = list(map(add, starts, map(len, items)))
+        between = {text[end:start] for end, start in zip(ends, starts[1:], strict=False)}
+        if not all(gap and not gap.strip(b", \t\r\n") for gap in between):
+            return False  # another object begins in the column of the items
+        numbers = (np.searchsorted(lines, starts) + self.line).tolist()
+        if self._header is None:
+            self._flush_tiny()
+            self._found += zip(numbers, items, strict=True)
+        else:
+            for self._start_line, item in zip(numbers, items, strict=True):
+                self._emit(item)
+        self.line += int(np.searchsorted(lines, ends[-1]))
+        self._at, self._previous, self._after_brace = at + ends[-1], b"}", True
         return True
+
+    def _goes_on(self, before: bytes, at: int) -> bool:
+        """Whether an item is not whole yet, behind those that were taken at once."""
+        return (
+            self._begins_item(before)
+            and self._buffer[at + 1 : at + 2] in (b"\n", b"\r", b"")
+            and len(self._buffer) - at < _LONG_WAIT
+        )
 
     def _pass_many(self) -> None:
         """Pass over marks between which no strings stand, as far as they lead deeper or back and neither end nor begin anything.

@@ -138,9 +138,9 @@ class Sources:
             if members is not None and wanted is not None and wanted.isdisjoint(members):
                 continue
             if candidate.read(raw, found):
-                if index:  # a log is mostly of one format: try that first from now on
-                    self._formats.insert(0, self._formats.pop(index))
                 self._count(candidate.name)
+                if self._formats[0][0] is not candidate:
+                    self._try_first(candidate)
                 return True
         is_damaged = members is not None and not members
         for candidate in self._text_only if is_damaged else self._generic:
@@ -148,6 +148,10 @@ class Sources:
                 self._count(candidate.name)
                 return True
         return False
+
+    def _try_first(self, recent: Format) -> None:
+        """A log is mostly of one format. What was read inside the record may have changed the order meanwhile."""
+        self._formats.sort(key=lambda one: one[0] is not recent)
 
     def _count(self, name: str) -> None:
         self.records[name if name in self.records or len(self.records) < _COUNTED else "other"] += 1

@@ -585,3 +585,16 @@ def test_a_document_that_waits_for_its_end_is_not_looked_at_again_and_again(open
         return time.process_time() - begin
 
     assert seconds(8_000_000) < 25 * max(seconds(800_000), 0.02)
+
+
+def test_the_format_of_what_wraps_and_of_what_is_wrapped_stays_first() -> None:
+    """Each record of a queue asked all others first, as what it held had changed their order meanwhile."""
+    sources = Sources()
+    decode_lines(envelopes.gke_pubsub([json.loads(event())] * 3).splitlines(), sources=sources)
+    assert next(one.name for one, _ in sources._formats) == "GKE"
+
+
+@pytest.mark.parametrize("odd", [{"data": {}}, {"awslogs": 1}, {"logGroup": None}, {"logEvents": "x"}])
+def test_a_cloudwatch_message_beside_members_of_other_types_is_read(odd: dict[str, Any]) -> None:
+    record = {"timestamp": 1, "message": event().decode()}
+    assert len(decode_body(envelopes.dumps(record | odd)).events) == 1
