@@ -35,6 +35,8 @@ UNITS = (
     *("\\", '"', '\\"', "{", "[", "}{", '}{"a":', '{"a":1}', '"data":', "\\u0000", "\\u0061", "%", "%2F", "/a", "?a=", "&a="),
     *("eyJ", "eyJ.", "eyJaaaaaa.", ".eyJaaaaaa", "eyJaaaaaa.eyJaaaaaa", "Bearer ", "Bearer aaaaaaaa ", "basic+", "password="),
     *("-----BEGIN PRIVATE KEY-----", "alice@corp", "alice@corp.", "alice%40corp", "10.", "::", "2026-01-05T", "system:", "a.b"),
+    *("token=true ", "?token=true&", "pass:null ", "%20token%3Dtrue ", "mysql "),
+    *("CDEFCDEFCDEFCDEFCDEFCDEF ", "abcdef.0123456789abcdef "),
 )  # fmt: skip
 #: Shorter than this, in seconds, says nothing about growth.
 NOISE = 0.002

@@ -55,6 +55,8 @@ _NEWLINE, _SPACE, _PERCENT = b"\n %"
 
 def decoded(text: bytes, plus: bool) -> bytes:
     """A text with its percent-encoding decoded once, and its queries' arguments apart; with `plus` any `+` is a space."""
+    if text.find(b"%") < 0 and text.find(b"?") < 0 and not (plus and text.find(b"+") >= 0):
+        return text
     if len(text) >= _LONG:
         found = _replaced_columns(text, plus)
         kept = np.ones(len(text), bool)
@@ -116,8 +118,11 @@ def _replaced_columns(text: bytes, plus: bool) -> _Replaced:
     ampersands = ampersands[in_query(ampersands)]
     ends = [percent + 3, pluses + 1]
     for places in (ampersands, begins):
-        named = [text.startswith(_COMMAND_ARGUMENT, place + 1) for place in places.tolist()]
-        ends.append(places + 1 + len(_COMMAND_ARGUMENT) * np.array(named, np.int64))
+        named = np.flatnonzero(padded[places + 1] == _COMMAND_ARGUMENT[0])
+        named = named[[text.startswith(_COMMAND_ARGUMENT, place + 1) for place in places[named].tolist()]]
+        end = places + 1
+        end[named] += len(_COMMAND_ARGUMENT)
+        ends.append(end)
     start, end = np.concatenate((percent, pluses, ampersands, begins)), np.concatenate(ends)
     byte = np.concatenate((
         value.astype(np.uint8),

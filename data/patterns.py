@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import re2
@@ -11,6 +11,7 @@ Pattern = Any  # re2 carries no types; alike to re.Pattern[str]
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
+_SET_MEMORY = 16 << 20
 
 
 def compile_pattern(pattern: str) -> Pattern:
@@ -29,12 +30,16 @@ def compile_pattern(pattern: str) -> Pattern:
         ) from error
 
 
-def compile_bytes(pattern: str) -> Pattern:
-    """Compile a pattern of the product's own for bytes, whatever their encoding; one byte is one character."""
+def _byte_options() -> Any:
     options = re2.Options()
     options.log_errors = False
     options.encoding = re2.Options.Encoding.LATIN1
-    return re2.compile(pattern.encode("latin-1"), options)
+    return options
+
+
+def compile_bytes(pattern: str) -> Pattern:
+    """Compile a pattern of the product's own for bytes, whatever their encoding; one byte is one character."""
+    return re2.compile(pattern.encode("latin-1"), _byte_options())
 
 
 def full_match(pattern: Pattern, text: str) -> Any:
@@ -55,6 +60,30 @@ def matched_groups(pattern: Pattern, text: str) -> list[str | None] | None:
     if match is None:
         return None
     return [text, *(None if one is None else one.decode() for one in match.groups())]
+
+
+class SearchSet:
+    """Patterns of `compile_bytes`, of which one pass over a text says which stand somewhere in it.
+
+    Put together only what has few states: a set takes linear time, but much of it with more states than its memory holds.
+    """
+
+    def __init__(self, patterns: Iterable[Pattern]) -> None:
+        options = _byte_options()
+        options.max_mem = _SET_MEMORY
+        self._set = re2.Set.SearchSet(options)
+        self._all = [self._set.Add(one.pattern) for one in patterns]
+        self._none = [
+            self._set.Add(rb"\z")
+        ]  # stands at the end of every text; if it does not, memory was not enough
+        self._set.Compile()
+
+    def found(self, text: bytes) -> Sequence[int]:
+        """Indices of the patterns that stand in a text, in their order; perhaps with others. Empty if none does."""
+        found = self._set.Match(text)
+        if found == self._none:
+            return ()
+        return [index for index in self._all if index in found] if found else self._all
 
 
 class PatternSet:

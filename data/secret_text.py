@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 from data.encoded_text import Span, decoded, positions
-from data.patterns import Pattern, compile_bytes
+from data.patterns import Pattern, SearchSet, compile_bytes
 
-#: Secrets in one text; with more, all of it is one.
-MAX_SPANS = 1_000
+#: Secrets in one text; with more, or with more that looks like the begin of one, all of it is one.
+MAX_SPANS, _MAX_TRIED = 1_000, 4_000
 #: How often a text may be percent-encoded, and what base64 decodes to may hold base64.
 _LEVELS, _NESTED = 3, 2
-
-
-def _any_of(patterns: Iterable[Pattern]) -> Pattern:
-    """One pattern that is found in a text if any of these is."""
-    return compile_bytes("|".join(f"(?:{pattern.pattern.decode('latin-1')})" for pattern in patterns))
 
 
 # Names of values that are secrets, or the ends of such names.
@@ -49,6 +45,8 @@ _FLAGGED = compile_bytes(
     rf"(?i)(?:^|[\s\"'`=/])--?[a-z0-9_.-]*?(?:{_NAMED})(?:\\*[\"']\s*,\s*|[\"']?\s+)\\*[\"']?"
     r"""([^\s"'`\\-][^\s"'`\\]*)"""
 )
+#: The second half of a bootstrap token; the name of an Event looks alike, but is hexadecimal there.
+_BOOTSTRAP = "|".join(f"[0-9a-f]{{{at}}}[g-z][a-z0-9]{{{15 - at}}}" for at in range(16))
 # In words: SQL, .netrc, redis, cookies, and what follows `user:`.
 _WORDED = (
     compile_bytes(r"(?i)(?:identified\s+(?:with\s+\S+\s+)?by|password)\s+(?:as\s+)?'([^']+)'"),
@@ -63,11 +61,10 @@ _WORDED = (
     compile_bytes(r"(?i)discord(?:app)?\.com/api/webhooks/([A-Za-z0-9/_-]+)"),
     compile_bytes(r"webhook\.office\.com/webhookb2/([A-Za-z0-9/@_-]+)"),
     compile_bytes(r"(?:^|[^0-9])(\d{8,10}:AA[A-Za-z0-9_-]{33})"),
-    compile_bytes(r"(?:^|[\s=:\"'&/])([a-z0-9]{6}\.[a-z0-9]{16})(?:$|[\s\"'&,;])"),
+    compile_bytes(r"(?:^|[\s=:\"'&/])([a-z0-9]{6}\.(?:" + _BOOTSTRAP + r"))(?:$|[\s\"'&,;])"),
     compile_bytes(r"(?:^|[^A-Za-z0-9])([A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{40,})"),
 )  # fmt: skip
-#: What finds something if any of them does: one pass, where most texts have nothing.
-_ANY_WORDED = _any_of(_WORDED)
+_WORDED_SET = SearchSet(_WORDED)
 _URL = compile_bytes(r"""(?i)[a-z][a-z0-9+.-]*:\\?/\\?/([^\s"'`<>\\]*)@""")
 
 # What tokens of providers begin with, and the least characters that follow, of letters and digits, or of these and `-_`.
@@ -137,11 +134,6 @@ _BEARER = compile_bytes(r"(?i:bearer|basic)(?:[ +]|%20)[A-Za-z0-9._~+/=-]{8,}")
 _SCHEME = re.compile(rb"[A-Za-z]++(?:[ +]|%20)")
 
 
-#: A bootstrap token; the name of an Event looks alike, but ends in hexadecimal.
-_BOOTSTRAP_SIGN = r"\.([a-z0-9]{16})[\s\"'&,;\\]"
-_HEX = b"0123456789abcdef"
-
-
 def _signs() -> tuple[str, ...]:
     """What every text holds, however encoded, in which a secret is found; escapes of Go's JSON (`&`, `<`, `>`) are none.
 
@@ -168,16 +160,17 @@ def _signs() -> tuple[str, ...]:
     return (
         rf"(?i:(?:{named})(?:{assigned}|{apart})|{member}|{words}|{escapes}|{options})"
         rf"|(?:[^A-Za-z0-9]|%[0-9A-Fa-f]{{2}})(?:{known}|eyJ|AKIA|ASIA)|\.atlasv1\.|\d:AA",
-        rf"(?:[CI-Za-f][A-Za-z0-9+/_-]{{3}}){{6}}|{_BOOTSTRAP_SIGN}",
+        rf"(?:[CI-Za-f][A-Za-z0-9+/_-]{{3}}){{6}}|\.(?:{_BOOTSTRAP})[\s\"'&,;\\]",
     )
 
 
 _OPTION_SIGN = compile_bytes(r"""(?:[=+\s"']|%2[0bB]|\\n)-[pPaw]""")
 _PROGRAM_SIGN = compile_bytes(_PROGRAM)
 _WORD_SIGN, _CODE_SIGN = map(compile_bytes, _signs())
-#: Nearly all records hold neither, which one pass settles.
-_WORD_OR_OPTION = _any_of((_WORD_SIGN, _OPTION_SIGN))
 _URL_SIGN = compile_bytes(r"""(?i):\\?/\\?/[^\s"/@]*:[^\s"]*@|:\\?/\\?/[^\s"/@:]{16,}@""")
+#: Nearly all records hold nothing of either set, which two passes settle.
+_TEXT_SIGNS, _CODE_SIGNS = SearchSet((_WORD_SIGN, _OPTION_SIGN, _URL_SIGN)), SearchSet((_CODE_SIGN,))
+_WORD, _OPTION, _LOGIN = range(3)
 #: More signs than that in one record: all of its strings are examined.
 _MAX_SIGNS = 2_000
 
@@ -185,16 +178,14 @@ _MAX_SIGNS = 2_000
 def signs(raw: bytes) -> list[int] | None:
     """Where in JSON a secret may stand; empty if nowhere, None if anywhere. Much faster than `secret_spans`."""
     found: list[int] = []
-    for sign in _CODE_SIGN.finditer(raw):
-        if sign[1] is None or sign[1].strip(_HEX):
-            found.append(sign.end() - 1)
-            if len(found) > _MAX_SIGNS:
-                return None
-    if _WORD_OR_OPTION.search(raw) is not None:
+    if _CODE_SIGNS.found(raw):
+        found += [sign.end() - 1 for sign in islice(_CODE_SIGN.finditer(raw), _MAX_SIGNS + 1)]
+    here = _TEXT_SIGNS.found(raw)
+    if _WORD in here:
         found += [sign.end() - 1 for sign in islice(_WORD_SIGN.finditer(raw), _MAX_SIGNS + 1)]
-        if _OPTION_SIGN.search(raw) is not None and _PROGRAM_SIGN.search(raw) is not None:
-            found += [sign.end() - 1 for sign in islice(_OPTION_SIGN.finditer(raw), _MAX_SIGNS + 1)]
-    if raw.find(b"@") >= 0 and _URL_SIGN.search(raw) is not None:
+    if _OPTION in here and _PROGRAM_SIGN.search(raw) is not None:
+        found += [sign.end() - 1 for sign in islice(_OPTION_SIGN.finditer(raw), _MAX_SIGNS + 1)]
+    if _LOGIN in here:
         found += _places(raw, b"@")
     return sorted(found) if len(found) <= _MAX_SIGNS else None
 
@@ -223,6 +214,8 @@ def secret_spans(text: bytes, nested: int = 0) -> list[Span]:
     views = [text]
     plus = b"?" in text
     for level in range(_LEVELS):
+        if len(found) > MAX_SPANS:
+            break
         view = decoded(views[-1], plus and level > 0)
         if view in (views[-1], views[-1].replace(b"?", b"\n", 1)):
             break
@@ -254,12 +247,16 @@ def without_secrets(text: str, mark: str) -> str:
 
 # -- finders ----------------------------------------------------------------------------------------------------
 
+#: Where a secret stands; None for what only looked like one.
+Found = Span | None
+Finder = Callable[[bytes], Iterator[Found]]
+
 _REFERENCE = compile_bytes(r"\$(?:\([A-Z][A-Z0-9_]*\)|\{[A-Z][A-Z0-9_]*\}|[A-Z][A-Z0-9_]*)")
 _NO_SECRETS = frozenset((b"", b"true", b"false", b"null", b"nil", b"none", b"redacted", b"\xe2\x80\xa6"))
 _NEXT = re.compile(rb"[;,&] ?[A-Za-z_][\w.-]{0,40}[=:]")
 _MORE = re.compile(rb"[;,&][^\s\"'`\\&;,]++")
 _PASSES = compile_bytes(r"(?i)pass|pwd|cookie|authorization")
-_WORD = compile_bytes(r"[a-z][a-z.-]*")
+_PLAIN_WORD = compile_bytes(r"[a-z][a-z.-]*")
 _PATH, _NO_USER, _DIGIT = map(compile_bytes, (r"[/?#]", r"[/?#\[]", "[0-9]"))
 _PORT = compile_bytes(r"[0-9]{1,5}(?:[/?#]|$)")
 _LOGIN_LEAST, _PLAIN_LONG = 16, 16
@@ -273,17 +270,18 @@ def _is_value(value: bytes) -> bool:
 
 def _found_in(text: bytes, nested: int) -> list[Span]:
     found: list[Span] = []
-    for find in _FINDERS:
-        for span in find(text):
-            found.append(span)
-            if len(found) > MAX_SPANS:
+    for find in (*(_BY_PATTERN[index][1] for index in _PATTERNS.found(text)), *_OTHERS):
+        for tried, span in enumerate(find(text)):
+            if span is not None:
+                found.append(span)
+            if len(found) > MAX_SPANS or tried > _MAX_TRIED:
                 return [(0, len(text))] * (MAX_SPANS + 1)
     if nested < _NESTED:
         found += _in_base64(text, nested)
     return found
 
 
-def _assigned(text: bytes) -> Iterator[Span]:
+def _assigned(text: bytes) -> Iterator[Found]:
     at = 0
     while (match := _ASSIGNED.search(text, at)) is not None:
         begin, at = match.start(2), _end_of(_VALUE_END.match(text, match.end()), match.end())
@@ -293,46 +291,40 @@ def _assigned(text: bytes) -> Iterator[Span]:
         value, name, separator = text[begin:at], match[1], text[match.end(1) : begin]
         # "token: expired" is a sentence; a random text is no word.
         sentence = b":" in separator and separator[-1:].isspace() and not _PASSES.search(name)
-        if sentence and len(value) < _PLAIN_LONG and _WORD.fullmatch(value.rstrip(b".!")):
-            continue
-        if name.lower().endswith(b"pwd") and value.startswith(b"/"):
-            continue
-        if _is_value(value):
-            yield begin, at
+        plain = sentence and len(value) < _PLAIN_LONG and _PLAIN_WORD.fullmatch(value.rstrip(b".!"))
+        folder = name.lower().endswith(b"pwd") and value.startswith(b"/")
+        yield None if plain or folder or not _is_value(value) else (begin, at)
+
+
+def _quoted(text: bytes) -> Iterator[Found]:
     for match in _QUOTED_SPACES.finditer(text):
-        span = match.span(2) if match.span(2)[0] >= 0 else match.span(3)
-        if b" " in text[span[0] : span[1]] and _is_value(text[span[0] : span[1]]):
-            yield span
+        begin, end = match.span(2) if match.span(2)[0] >= 0 else match.span(3)
+        value = text[begin:end]
+        yield (begin, end) if b" " in value and _is_value(value) else None
 
 
-def _flagged(text: bytes) -> Iterator[Span]:
+def _flagged(text: bytes) -> Iterator[Found]:
     for match in _FLAGGED.finditer(text):
-        if _is_value(match[1]):
-            yield match.span(1)
+        yield match.span(1) if _is_value(match[1]) else None
 
 
-def _worded(text: bytes) -> Iterator[Span]:
-    if _ANY_WORDED.search(text) is None:
-        return
-    for pattern in _WORDED:
-        for match in pattern.finditer(text):
-            bootstrap = match[1][6:7] == b"." and len(match[1]) == 23
-            if _is_value(match[1]) and not (bootstrap and not match[1][7:].strip(_HEX)):
-                yield match.span(1)
+def _worded(text: bytes) -> Iterator[Found]:
+    for index in _WORDED_SET.found(text):
+        for match in _WORDED[index].finditer(text):
+            yield match.span(1) if _is_value(match[1]) else None
 
 
-def _provided(text: bytes) -> Iterator[Span]:
-    for pattern, characters in _PROVIDERS:
-        at = 0
-        while (match := pattern.search(text, at)) is not None:
-            begin = match.end(1)
-            at = _end_of(characters.match(text, begin), begin)
-            rest = text[begin:at]
-            if len(rest) >= _LEAST[match[1]] and not (rest.isalpha() and rest.islower()):
-                yield match.start(1), at
+def _provided(pattern: Pattern, characters: re.Pattern[bytes], text: bytes) -> Iterator[Found]:
+    at = 0
+    while (match := pattern.search(text, at)) is not None:
+        begin = match.end(1)
+        at = _end_of(characters.match(text, begin), begin)
+        rest = text[begin:at]
+        plain = len(rest) < _LEAST[match[1]] or (rest.isalpha() and rest.islower())
+        yield None if plain else (match.start(1), at)
 
 
-def _logins(text: bytes) -> Iterator[Span]:
+def _logins(text: bytes) -> Iterator[Found]:
     """Passwords of `scheme://user:password@host`, and logins without a user that are long enough for a token."""
     for match in _URL.finditer(text):
         login, begin = match[1], match.start(1)
@@ -344,35 +336,40 @@ def _logins(text: bytes) -> Iterator[Span]:
             yield begin + len(user) + 1, begin + len(login)
         elif not colon and len(login) >= _LOGIN_LEAST and _DIGIT.search(login) and b"/" not in login:
             yield begin, begin + len(login)
+        else:
+            yield None
 
 
-def _options(text: bytes) -> Iterator[Span]:
+def _options(text: bytes) -> Iterator[Found]:
     """Short options of programs that take a password: `mysql -pPASSWORD`."""
     options: dict[bytes, bool] = {}
     for match in _COMMAND.finditer(text):
         if match.span(1)[0] >= 0:
             options = next(found for name, found in _PROGRAMS.items() if match[1].startswith(name))
+            yield None
             continue
         apart = options.get(match[2])
-        if apart is not None and (apart or not match[3]) and _is_value(match[4]):
-            yield match.span(4)
+        given = apart is not None and (apart or not match[3]) and _is_value(match[4])
+        yield match.span(4) if given else None
 
 
-def _bearers(text: bytes) -> Iterator[Span]:
+def _bearers(text: bytes) -> Iterator[Found]:
     at = 0
     while (match := _BEARER.search(text, at)) is not None:
         yield _end_of(_SCHEME.match(text, match.start()), match.start()), match.end()
         at = match.end() - len(b"bearer")  # what was found may end with the next one's scheme
 
 
-def _web_tokens(text: bytes) -> Iterator[Span]:
+def _web_tokens(text: bytes) -> Iterator[Found]:
+    if text.find(b"eyJ") < 0:
+        return
     for match in _JWT.finditer(text):
         yield match.span()
     for match in _COMPACT.finditer(text):
         yield text.index(b"eyJ", match.start()), match.end()
 
 
-def _private_keys(text: bytes) -> Iterator[Span]:
+def _private_keys(text: bytes) -> Iterator[Found]:
     begun = _KEY_BEGIN.search(text)
     while begun is not None:
         ended = _KEY_END.search(text, begun.end())
@@ -383,13 +380,13 @@ def _private_keys(text: bytes) -> Iterator[Span]:
 
 def _in_base64(text: bytes, nested: int) -> Iterator[Span]:
     """Runs of base64 that decode to a text with a secret in it."""
-    for match in _BASE64.finditer(text):
-        begin, until = match.span()
-        run = text[begin:until].translate(_STANDARD)
-        try:
-            inner = binascii.a2b_base64(run[: len(run) // 4 * 4])
-        except (binascii.Error, ValueError):
-            continue
+    runs = [match.span() for match in _BASE64.finditer(text)]
+    encoded = [text[begin : until - (until - begin) % 4] for begin, until in runs]
+    # Whether there are signs at all, of all of them at once.
+    if not runs or _signs_of_text(_from_base64(_LINE_FEEDS.join(encoded))) == []:
+        return
+    for (begin, until), run in zip(runs, encoded, strict=True):
+        inner = _from_base64(run)
         if _signs_of_text(inner) != [] and secret_spans(inner, nested + 1):
             while text[until : until + 1] == b"=":
                 until += 1
@@ -397,9 +394,25 @@ def _in_base64(text: bytes, nested: int) -> Iterator[Span]:
 
 
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-_FINDERS: tuple[Callable[[bytes], Iterator[Span]], ...] = (
-    *(_assigned, _flagged, _worded, _provided, _logins, _options, _bearers, _web_tokens, _private_keys),
+_LINE_FEEDS = b"CgoK"  # in base64
+
+
+def _from_base64(text: bytes) -> bytes:
+    return binascii.a2b_base64(text.translate(_STANDARD))
+
+
+#: What finds something only where its pattern stands in the text, which one pass says of all of them; and the others.
+_BY_PATTERN: tuple[tuple[Pattern, Finder], ...] = (
+    (_ASSIGNED, _assigned),
+    (_QUOTED_SPACES, _quoted),
+    (_FLAGGED, _flagged),
+    *((pattern, partial(_provided, pattern, characters)) for pattern, characters in _PROVIDERS),
+    (_URL, _logins),
+    (_COMMAND, _options),
+    (_BEARER, _bearers),
 )
+_PATTERNS = SearchSet(pattern for pattern, _ in _BY_PATTERN)
+_OTHERS: tuple[Finder, ...] = (_worded, _web_tokens, _private_keys)
 
 
 def _end_of(found: re.Match[bytes] | None, at: int) -> int:

@@ -73,6 +73,7 @@ def create_app(
         service.stream.attach()
         loading = service.load(load, on_loaded) if engine is None and load is not None else None
         yield
+        service.ending.set()
         if loading is not None:
             await asyncio.to_thread(loading.join, _LOADING_ENDS_SECONDS)
         await asyncio.to_thread(service.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,7 +39,7 @@ from serving.scoring.pipeline import Pipeline
 from serving.scoring.quarantine import Quarantine
 from serving.scoring.verdicts import Batch
 from serving.settings import EventSettings, Settings
-from serving.storage.database import StoreError
+from serving.storage.database import StoreError, UnreachableError
 from serving.storage.retention import Retention
 from serving.telemetry.metrics import Metrics
 
@@ -52,6 +53,8 @@ _TRIM_SECONDS = 30.0
 #: Seconds between looks whether a time stamp is due.
 _STAMP_SECONDS = 300.0
 _COPY_SECONDS = 10.0
+#: Pause between two tries to reach the database server.
+_STORE_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,7 @@ class Service:
     Attributes:
         runtime: everything else; None until the model is loaded.
         reason: why there is no model yet, for callers.
+        ending: set when the process ends: nothing is waited for any more.
         publisher: puts batches into Kafka, for workers; None to score them here.
     """
 
@@ -257,6 +261,7 @@ class Service:
         self.settings = settings
         self.runtime: Runtime | None = None
         self.reason = "The model is being loaded."
+        self.ending = threading.Event()
         self.metrics = Metrics(self._figures)
         self.dead_letters = BoundedDeadLetters(
             settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
@@ -277,7 +282,10 @@ class Service:
     def load(
         self, load: Callable[[], Engine], done: Callable[[BaseException | None], None]
     ) -> threading.Thread:
-        """Make an engine in the background and serve it; then `done` is called on the event loop, with the error if any."""
+        """Make an engine in the background and serve it; then `done` is called on the event loop, with the error if any.
+
+        While the server of the alert store is not there, it is tried again for `store.wait_seconds`.
+        """
         loop = asyncio.get_running_loop()
 
         def finish(error: BaseException | None) -> None:
@@ -288,8 +296,12 @@ class Service:
         def work() -> None:
             error: BaseException | None
             try:
-                self.start(load())
+                self.start(self._loaded(load))
                 error = None
+            except UnreachableError as failure:
+                if self.ending.is_set():
+                    return
+                error = failure
             except BaseException as failure:  # whatever it is, the caller must know
                 error = failure
             loop.call_soon_threadsafe(finish, error)
@@ -298,6 +310,22 @@ class Service:
         loading = threading.Thread(target=work, name="loading", daemon=True)
         loading.start()
         return loading
+
+    def _loaded(self, load: Callable[[], Engine]) -> Engine:
+        wait = self.settings.store.wait_seconds
+        until = time.monotonic() + wait
+        while True:
+            try:
+                return load()
+            except UnreachableError as error:
+                if time.monotonic() + _STORE_PAUSE_SECONDS > until:
+                    raise
+                reason = f"{error} It is tried again, for {wait:g} seconds in all (store.wait_seconds)."
+                if reason != self.reason:
+                    _log.warning(reason)
+                self.reason = reason
+                if self.ending.wait(_STORE_PAUSE_SECONDS):
+                    raise
 
     def running(self) -> Runtime:
         """Everything that needs a model; raises ProblemError (503) while there is none."""

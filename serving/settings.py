@@ -142,6 +142,7 @@ class StoreSettings(_Section):
     url: str | None = None
     retention_days: Annotated[float, Field(gt=0, le=_MOST_DAYS)] = 90
     max_alerts: Annotated[int, Field(ge=1, le=_MOST)] = 100_000
+    wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
 
     @property
     def resolved_url(self) -> str:

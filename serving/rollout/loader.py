@@ -64,26 +64,29 @@ def load_engine(
         store_url: a store to use instead; nothing is delivered from it.
 
     Raises:
-        KubehabitError: no model can be had, or the store or the words cannot be opened.
+        KubehabitError: no model can be had, or the store or the words cannot be opened; UnreachableError if only the server of
+            the store is not there.
     """
     # Another process asks the registry meanwhile. No daemon: cutting off an import of C++ aborts the process.
     threading.Thread(target=_import_ahead, name="imports").start()
-    explainer = Explainer.load(settings.explain_path)
+    # First, as it costs least and may have to be tried again and again.
+    store = AlertStore.from_settings(settings.store, store_url)
     try:
-        loaded = open_model(settings, wanted)
+        return make_engine(
+            settings,
+            open_model(settings, wanted),
+            Explainer.load(settings.explain_path),
+            store,
+            outbox=outbox_of(settings, store) if store_url is None else None,
+            authorization=open_monitor(settings.authorization),
+            rules=RuleFolders(settings.rules),
+            exceptions=exceptions_of(settings),
+        )
+    except BaseException:
+        store.close()
+        raise
     finally:
         stop_client()
-    store = AlertStore.from_settings(settings.store, store_url)
-    return make_engine(
-        settings,
-        loaded,
-        explainer,
-        store,
-        outbox=outbox_of(settings, store) if store_url is None else None,
-        authorization=open_monitor(settings.authorization),
-        rules=RuleFolders(settings.rules),
-        exceptions=exceptions_of(settings),
-    )
 
 
 def make_engine(

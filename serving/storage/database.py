@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
@@ -76,6 +76,10 @@ class StoreError(KubehabitError):
     """The alert store cannot be opened, read or written."""
 
 
+class UnreachableError(StoreError):
+    """The database server cannot be reached now; later it may be."""
+
+
 class RefusedError(StoreError):
     """The database rejected the row; retrying will not help."""
 
@@ -118,7 +122,7 @@ class AlertStore:
         dropped: severity -> alerts deleted because there were too many.
 
     Raises:
-        StoreError: the database cannot be opened, or its schema cannot be migrated.
+        StoreError: the database cannot be opened, or its schema cannot be migrated; UnreachableError if its server is not there.
     """
 
     def __init__(
@@ -143,7 +147,8 @@ class AlertStore:
                 "pip install 'kubehabit[postgres]'."
             ) from error
         except (SQLAlchemyError, OSError, ImportError) as error:
-            raise StoreError(
+            on_server = isinstance(error, OperationalError) and make_url(url).get_backend_name() != "sqlite"
+            raise (UnreachableError if on_server else StoreError)(
                 f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
         if newest is not None:

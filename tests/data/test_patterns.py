@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.patterns import PatternSet, compile_pattern, full_match, matched_groups
+from data.patterns import PatternSet, SearchSet, compile_bytes, compile_pattern, full_match, matched_groups
 
 PATTERNS = ["a+b", "x.*", ".*b", r"(\w+)@corp\.example", "(?i)CI-.*"]
 
@@ -30,6 +30,24 @@ def test_groups_are_those_of_the_match(text: str) -> None:
     pattern = compile_pattern(r"([^@]*)@(\.)?(.*)")
     match = full_match(pattern, text)
     assert matched_groups(pattern, text) == (None if match is None else [match.group(), *match.groups()])
+
+
+@given(st.binary(max_size=12) | st.text("abc.=%\n", max_size=12).map(str.encode))
+def test_one_search_finds_what_each_pattern_alone_would(text: bytes) -> None:
+    patterns = [compile_bytes(one) for one in (r"a+b", r"^b", r"c$", r"[^a-z]a", "(?i)=(%)")]
+    alone = [index for index, one in enumerate(patterns) if one.search(text) is not None]
+    assert list(SearchSet(patterns).found(text)) == alone
+
+
+def test_a_search_whose_memory_is_not_enough_leaves_no_pattern_out() -> None:
+    patterns = SearchSet([compile_bytes("a"), compile_bytes("b")])
+
+    class Exhausted:
+        def Match(self, text: bytes) -> None:  # noqa: N802
+            return None
+
+    patterns._set = Exhausted()
+    assert list(patterns.found(b"xyz")) == [0, 1]
 
 
 def test_a_set_of_nothing_matches_nothing() -> None:

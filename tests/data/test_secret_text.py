@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import pytest
@@ -60,10 +61,25 @@ def test_a_text_with_too_many_secrets_is_one_secret() -> None:
     assert secret_spans(text) == [(0, len(text))]
 
 
+@pytest.mark.parametrize("unit", [b"token=true ", b"pass:null ", b"--token none ", b"mysql "])
+def test_a_text_in_which_too_much_looks_like_a_secret_is_one_secret(unit: bytes) -> None:
+    assert secret_spans(3_000 * unit) == []
+    text = 6_000 * unit
+    assert secret_spans(text) == [(0, len(text))]
+
+
+def test_lines_of_base64_are_decoded_each_for_itself() -> None:
+    plain = base64.b64encode(b"nothing of it is for nobody else to know, ")
+    secret = base64.b64encode(b"export PASSWORD=Correct-horse-battery-1 ")
+    text = b"\n".join([plain, secret, plain])
+    assert secret_spans(text) == [(len(plain) + 1, len(plain) + 1 + len(secret))]
+
+
 REPEATED = [
     b"token=a&", b"token=", b"a://b:", b"a://b:c@", b"%25", b"ghp_", b"-p x mysql ", b'password: "', b"ZZZZ", b"--token ",
     b"cookie:", b"--token-", b"eyJa.", b"password '", b"?command=", b"AKIA", b"mysql -p", b"token:bearer   ",
-    b"abcdef.", b"hvs.-",
+    b"abcdef.", b"hvs.-", b"token=true ", b"pass:null ", b"CDEFCDEFCDEFCDEFCDEFCDEF ", b"?token=true&",
+    b"abcdef.0123456789abcdef ",
 ]  # fmt: skip
 
 
