@@ -15,7 +15,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from benchmarks.console_weeks import weeks
 from data.events.reader import open_lines
 from data.paths import registry_uri, tracking_uri
 from serving.app import create_app
+from serving.fleet.state_files import open_state
+from serving.fleet.status import ClusterStatus, PartitionStatus, write_status
 from serving.incidents.report import Incident
 from serving.registry.client import parse_model
 from serving.rollout.loader import load_engine
@@ -238,6 +240,53 @@ def take_rights(model: str, out: Path) -> None:
         )
 
 
+def take_fleet(model: str, out: Path) -> None:
+    """Pictures of the page of the fleet: five clusters as two workers could report them."""
+    os.environ["KUBEHABIT_CONSOLE__CLUSTER_URL"] = "https://kubehabit-{cluster}.example/console/"
+    settings = load_settings()
+    del os.environ["KUBEHABIT_CONSOLE__CLUSTER_URL"]
+    files, now = open_state(settings.worker.state_url), datetime.now(UTC)
+    moment = now.timestamp()
+
+    def cluster(name: str, rate: float, known: int, newest: float = 2, **incidents: int) -> ClusterStatus:
+        return ClusterStatus(
+            name,
+            moment,
+            rate,
+            moment - newest,
+            100_000,
+            known * 1000,
+            incidents,
+            sum(incidents.values()) // 2,
+        )
+
+    steady = [
+        cluster("prod-eu", 412.6, 97, critical=1, high=2, low=4),
+        cluster("prod-us", 388.1, 96, medium=1),
+    ]
+    for number, lag, trouble, clusters in (
+        (0, 118, "", steady),
+        (1, 0, "", [cluster("staging", 31.4, 91, low=2)]),
+        (
+            2,
+            1_204,
+            "The alert store cannot be written: the database server is shutting down.",
+            [cluster("shop", 0, 94, 95)],
+        ),
+        (3, 0, "", [cluster("lab", 0, 62, 1260)]),
+    ):
+        written = moment - 1260 if number == 3 else moment
+        worker = f"kubehabit-worker-{number % 2}:1"
+        write_status(
+            files, PartitionStatus("audit", number, worker, written, "kubehabit 7", lag, trouble, clusters)
+        )
+    app = create_app(settings, load_engine(settings, parse_model(model)))
+    with serving(app) as url, chromium() as browser:
+        camera = Camera(browser, url, now, out)
+        camera.take("fleet", "/console/fleet")
+        camera.take("phone-fleet", "/console/fleet", size=_PHONE, theme="dark")
+
+
 def _send(url: str) -> None:
     """The campaign."""
     _post(url, open_lines(LABELLED))
@@ -271,6 +320,8 @@ def main() -> None:
         take_habits(model, options.out, source)
         os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "rights")
         take_rights(model, options.out)
+        os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "fleet")
+        take_fleet(model, options.out)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/rules"): "read",
     ("GET", "/v1/incidents"): "read",
     ("GET", "/v1/incidents/{incident_id}"): "read",
+    ("GET", "/v1/incidents/{incident_id}/elsewhere"): "read",
     # Closing or splitting an incident can hide it from readers of the open ones.
     ("POST", "/v1/incidents/{incident_id}/merge"): "admin",
     ("POST", "/v1/incidents/{incident_id}/split"): "admin",

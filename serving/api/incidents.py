@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, Request
 from data.errors import NotFoundError
 from serving.http.body import documented, read_model
 from serving.http.links import INCIDENT, leads_to
+from serving.incidents.elsewhere import IncidentElsewhere, incidents_elsewhere
 from serving.incidents.incidents import (
     Acknowledge,
     Asker,
@@ -29,6 +30,7 @@ from serving.incidents.query import IncidentListQuery
 from serving.incidents.report import Incident
 from serving.runtime import Service
 from serving.scoring.feedback import close_alerts
+from serving.storage.siblings import SiblingStores
 
 _log = logging.getLogger("kubehabit.api")
 _MAX_NOTE = 1000
@@ -73,6 +75,13 @@ def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDEN
     return found
 
 
+def read_elsewhere(service: Service, found: Incident) -> list[IncidentElsewhere]:
+    """Incidents of the same people in other clusters; raises as `incidents_elsewhere`."""
+    settings = service.settings
+    siblings = SiblingStores(service.ready().store, settings.store.resolved_url)
+    return incidents_elsewhere(found, siblings, settings.console.cluster_url)
+
+
 def add_incident_routes(app: FastAPI, service: Service) -> None:
     """Every route of incidents."""
 
@@ -95,6 +104,11 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
     def incident(incident_id: str) -> Incident:
         """One incident in full: source, sessions, timeline, graph, evidence, what to do, and its trail."""
         return read_incident(service, incident_id)
+
+    @app.get("/v1/incidents/{incident_id}/elsewhere", tags=["incidents"])
+    def elsewhere(incident_id: str) -> list[IncidentElsewhere]:
+        """List incidents of the same people in other clusters whose alerts are in the same database."""
+        return read_elsewhere(service, read_incident(service, incident_id))
 
     @app.post("/v1/incidents/{incident_id}/merge", tags=["incidents"], openapi_extra=documented(Merge))
     async def merge(incident_id: str, request: Request) -> Incident:

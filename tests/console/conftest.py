@@ -107,6 +107,7 @@ def console(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Itera
         events={"path": home / "events"},
         history={"path": home / "history.db"},
         authorization={"snapshot": RECORDINGS / "rbac.json.gz"},
+        worker={"state": str(home / "fleet")},
     )
     app = create_app(settings, load_engine(settings, parse_model(str(trained.bundle))))
     with Live(app) as live:

@@ -7,6 +7,8 @@ from tests.serving.conftest import (
     parquet_written_here,
     postgres,
     registry_asked_here,
+    s3,
+    s3_server,
     store,
 )
 
@@ -17,5 +19,7 @@ __all__ = [
     "parquet_written_here",
     "postgres",
     "registry_asked_here",
+    "s3",
+    "s3_server",
     "store",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx
 import pytest
 from typer.testing import CliRunner
@@ -89,10 +90,11 @@ def test_evidence_is_written_and_verified(folder: Path, tmp_path: Path) -> None:
     assert json.loads(changed.output)["findings"]
 
 
+@pytest.mark.parametrize("place", ["file", "s3"])
 def test_the_copy_in_object_storage_is_asked_and_verified_as_the_store_is(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, place: str
 ) -> None:
-    url = f"file://{tmp_path}/archive"
+    url = f"file://{tmp_path}/archive" if place == "file" else f"{request.getfixturevalue('s3')}/archive"
     with monkeypatch.context() as patch:
         patch.setattr(clock, "now", lambda: 1_767_571_200_000_000)
         store = new_store(tmp_path / "events", archive={"url": url, "cluster": "prod"})
@@ -115,8 +117,9 @@ def test_the_copy_in_object_storage_is_asked_and_verified_as_the_store_is(
         assert answer.output == ask(folder, *words).output
     checked = CliRunner().invoke(command_line, ["verify", "--archive", archive])
     assert checked.exit_code == 0, checked.output
-    (file,) = (tmp_path / "archive").glob("cluster=prod/date=2026-01-05/*.parquet")
-    file.write_bytes(file.read_bytes()[:-1])
+    system, root = fsspec.core.url_to_fs(archive)
+    (file,) = system.glob(f"{root}/date=2026-01-05/*.parquet")
+    system.pipe_file(file, system.cat_file(file)[:-1])
     checked = CliRunner().invoke(command_line, ["verify", "--archive", archive])
     assert checked.exit_code == 1
     assert "VERIFICATION FAILED" in checked.output

@@ -18,6 +18,7 @@ from serving.settings import Settings
 from serving.storage.database import AlertStore
 from tests.serving.fakes import FakeDetector
 from tests.serving.postgres import Postgres
+from tests.serving.s3 import S3
 
 SHIPPED = Path(__file__).parents[2] / "configs"
 
@@ -91,6 +92,22 @@ def postgres() -> Iterator[Postgres]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    """A running S3 server, shared by all tests."""
+    server = S3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty bucket, which this process and those that it starts can use."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.bucket()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from data.errors import NotFoundError
 from serving.api.forensics import as_file, caller_of
-from serving.api.incidents import decide, read_incident
+from serving.api.incidents import decide, read_elsewhere, read_incident
 from serving.console.forms import Form, evidence_form, read_form
 from serving.console.graph import draw, listed
 from serving.console.pages.alerts import back_to, in_two
@@ -174,6 +174,7 @@ def _incident_page(
         # Only where it is another deed than that of the headline, which is the most severe one.
         began_with="" if not began or began in headline else began,
         people=people,
+        elsewhere=read_elsewhere(service, found),
         times_of={one.audit_id: one.time for one in found.timeline},
         moments=moments[:_FIRST_MOMENTS],
         later=moments[_FIRST_MOMENTS:],

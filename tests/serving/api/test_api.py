@@ -538,6 +538,7 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
         "/v1/rules",
         "/v1/incidents",
         "/v1/incidents/{incident_id}",
+        "/v1/incidents/{incident_id}/elsewhere",
         "/v1/incidents/{incident_id}/merge",
         "/v1/incidents/{incident_id}/split",
         "/v1/incidents/{incident_id}/close",

@@ -106,7 +106,7 @@ def test_the_page_shows_each_cluster_with_a_link_to_its_console(make_client: Mak
     text = shown(make_client(console={"cluster_url": url}))
     assert 'href="https://kubehabit-prod-eu.example/console/"' in text
     assert "75%" in text
-    assert "nothing heard since" in text
+    assert "last heard of" in text
     assert re.search(r'<a href="/console/fleet" aria-current="page">', text)
 
 

@@ -15,13 +15,15 @@ from tests.serving.fleet.fleets import Alerts, LonePartition, figure
 from tests.serving.postgres import Postgres
 
 #: `local` is fsspec's own file system of this machine, on which files are renamed into place; `memory` is one of objects.
-_PLACES = ["folder", "file", "local", "memory", pytest.param("postgresql", marks=pytest.mark.slow)]
+_PLACES = ["folder", "file", "local", "memory", "s3", pytest.param("postgresql", marks=pytest.mark.slow)]
 
 
 def _url(place: str, folder: Path, request: pytest.FixtureRequest) -> str:
     if place == "postgresql":
         server: Postgres = request.getfixturevalue("postgres")
         return server.database()
+    if place == "s3":
+        return f"{request.getfixturevalue('s3')}/state"
     prefix = {"folder": "", "file": "file://", "local": "local://", "memory": "memory://"}[place]
     return f"{prefix}{folder}/state"
 

@@ -29,9 +29,11 @@ from tests.serving.fakes import raw_event
 _DAY = 86_400_000_000
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an archive in objects, and of one on a file system."""
+    """Of an archive in objects of this process, of one on a file system, and of one on a server that speaks S3."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3')}/archive"
     return f"{request.param}://{tmp_path}/archive"
 
 
