@@ -19,7 +19,7 @@ from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import FIELDS, stable_hash
 from data.actions.sensitivity import Sensitivity
 from data.actions.stage_folding import StageFolder
-from data.actions.vocabulary import UNKNOWN, back_offs
+from data.actions.vocabulary import UNKNOWN, is_kind
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
@@ -505,8 +505,7 @@ class Detector:
         mine = log_probs[self._starts[index] : self._starts[index + 1]]
         values = self.bundle.vocabulary.tokens[name]
         ranked = ((values[token], float(np.exp(mine[token]))) for token in np.argsort(-mine).tolist())
-        # A kind of values falls back on itself; no action has it.
-        return [*islice((one for one in ranked if one[0] not in back_offs(name, one[0])), _ALTERNATIVES)]
+        return [*islice((one for one in ranked if not is_kind(name, one[0])), _ALTERNATIVES)]
 
     def _explain(
         self,

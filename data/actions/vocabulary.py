@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,12 @@ def back_offs(field: str, value: str) -> tuple[str, ...]:
         return (*_kinds_of_traits(value), "<traits>")
     pieces = _PIECES.get(field)
     return pieces(value) if pieces is not None else ()
+
+
+@lru_cache(maxsize=1 << 14)
+def is_kind(field: str, value: str) -> bool:
+    """Whether a value stands for a kind of values, which falls back on itself; no action has it."""
+    return value in back_offs(field, value)
 
 
 def _stem(value: str) -> tuple[str, ...]:
