@@ -57,16 +57,6 @@ class FleetCluster(ApiModel):
     unattended: Annotated[int, Field(description="open, not acknowledged, and assigned to nobody")]
     console: Annotated[str | None, Field(description="address of its console (console.cluster_url)")] = None
 
-    @property
-    def open(self) -> int:
-        """Number of open incidents."""
-        return sum(self.open_incidents.values())
-
-    @property
-    def worst(self) -> str:
-        """The highest severity of an open incident; empty without one."""
-        return next((name for name, number in self.open_incidents.items() if number), "")
-
 
 class Fleet(ApiModel):
     """All clusters that workers score: those that need somebody first."""

@@ -2,7 +2,7 @@
 
 python -m tests.soak kills --count 1000 --report kills.json      SIGKILL at random moments; --resume continues a run
 python -m tests.soak fleet --count 50 --report fleet.json        SIGKILL of workers at random moments, on a Kafka in this process
-python -m tests.soak fleet-cpu --events 20000                    what an event costs one worker, and each of two
+python -m tests.soak fleet-cpu --events 20000                    what an event costs one worker and two, and their rates
 python -m tests.soak faults --count 3 --report faults.json       each fault so many times, at random moments
 """
 
@@ -92,7 +92,7 @@ def kill_workers(chosen: argparse.Namespace, folder: Path) -> int:
 
     bundle = chosen.bundle or bundles_in(folder, None)["1"]
     if chosen.what == "fleet-cpu":
-        print(json.dumps(fleet.processor_time(folder, bundle, chosen.events), indent=1))
+        print(json.dumps(fleet.sharing(folder, bundle, chosen.events), indent=1))
         shutil.rmtree(folder)
         return 0
     run = fleet.campaign(folder, bundle, chosen.events, chosen.count, chosen.seed)
