@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -70,7 +71,5 @@ def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
 
 def attribute_hash(attribute: str, values: Sequence[str]) -> int:
     """As `attribute_hashes`, of one attribute of an action, given the values of its fields."""
-    found = np.uint64(stable_hash(f"attribute:{attribute}"))
-    for value in values:
-        found = mix(found, np.uint64(stable_hash(value)))  # type: ignore[assignment]
-    return int(found)
+    parts = [[stable_hash(part)] for part in (f"attribute:{attribute}", *values)]
+    return int(reduce(mix, np.array(parts, np.uint64))[0])
