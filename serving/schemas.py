@@ -27,6 +27,7 @@ MAX_TEXT = 256
 _MAX_DESCRIPTIONS = 50
 _FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS = 20, 20
 _BREAKS = re.compile(r"[\t\n\r]+")
+_UUID, _UUID_LENGTH = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), 36
 _QUERY = re.compile(r"(?<![?\s])\?+[^\s=?]*=\S*")
 
 
@@ -36,6 +37,10 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     Line breaks become a space, secrets (`data.secret_text`) "[token]", and what a terminal would obey or nobody would see an
     escape; values of a query string are cut off, and the rest is cut to `limit` characters.
     """
+    if (
+        len(text) == _UUID_LENGTH and _UUID.fullmatch(text) is not None
+    ):  # an audit ID: never the same, and nothing to hide
+        return text
     return _short_cleaned(text, limit) if len(text) <= MAX_TEXT else _cleaned(text, limit)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -84,11 +86,17 @@ def known_keys(
     """Which (audit ID, time in microseconds) a table has of an alert, among those of the given IDs."""
     found: set[tuple[str, int]] = set()
     for start in range(0, len(audit_ids), QUERY_IDS):
-        query = sa.select(table.c.audit_id, table.c.time).where(
-            table.c.alert == number, table.c.audit_id.in_(audit_ids[start : start + QUERY_IDS])
-        )
-        found.update((row.audit_id, row.time) for row in connection.execute(query))
+        asked = {"number": number, "ids": audit_ids[start : start + QUERY_IDS]}
+        found.update((name, time) for name, time in connection.execute(_known_keys_query(table), asked))
     return found
+
+
+@cache
+def _known_keys_query(table: sa.Table) -> sa.Select[tuple[Any, ...]]:
+    """Made once: it is asked for each watched alert of each batch."""
+    return sa.select(table.c.audit_id, table.c.time).where(
+        table.c.alert == sa.bindparam("number"), table.c.audit_id.in_(sa.bindparam("ids", expanding=True))
+    )
 
 
 def add_context(connection: Connection, number: int, rows: Sequence[Surrounding]) -> bool:
@@ -134,15 +142,34 @@ def distinct_links(links: Sequence[IncidentLink]) -> list[IncidentLink]:
     return list({_link_key(link): link for link in reversed(links)}.values())[::-1]
 
 
+class _LinkParts(msgspec.Struct, gc=False):
+    kind: str
+    source: str
+    target: str
+    via: str = ""
+
+
+_link_parts = msgspec.json.Decoder(_LinkParts).decode
+
+
+def _link_key_of(document: str) -> tuple[str, str, str, str]:
+    """`_link_key` of a stored link."""
+    parts = _link_parts(document)
+    return parts.kind, parts.source, parts.target, parts.via
+
+
 def _link_key(link: IncidentLink) -> tuple[str, str, str, str]:
     return link.kind, link.source, link.target, link.via
+
+
+_LINKS_OF_ALERT = sa.select(LINKS.c.document).where(LINKS.c.alert == sa.bindparam("number"))
 
 
 def add_links(connection: Connection, number: int, links: Sequence[IncidentLink]) -> list[IncidentLink]:
     """Add links found through an alert; returns those that are new."""
     if not links:
         return []
-    known = {_link_key(link) for link in _links(connection, sa.select(LINKS).where(LINKS.c.alert == number))}
+    known = set(map(_link_key_of, connection.scalars(_LINKS_OF_ALERT, {"number": number})))
     fresh = [link for link in distinct_links(links) if _link_key(link) not in known]
     if fresh:
         rows = [
