@@ -26,6 +26,14 @@ _LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
 _STRINGLESS, _STRINGLESS_LINE = map(re.compile, (rb'[^"]*+', rb'[^"\n]*+'))
 _MAY_BEGIN = re.compile(rb"[{}\n][ \t\r\v\f]*+\{")
 _NEWLINE, _BRACE, _END_BRACE = b"\n{}"
+#: What may stand between the items of a list, and what may stand around the brace that begins one.
+_SEPARATORS, _BLANKS = b", \t\r\n", b" \t\r\n"
+_SEPARATED = re.compile(rb"[, \t\r\n]*+")
+#: Bytes without a string in which no record of a list can begin: it would have its first key.
+_VOID_BYTES, _NEVER = 4096, 1 << 62
+#: What each byte adds to the lists that are open.
+_MORE_LISTS = np.zeros(256, np.int8)
+_MORE_LISTS[ord("[")], _MORE_LISTS[ord("]")] = 1, -1
 #: In which the items of a list may begin, to be taken many at once.
 _MOST_COLUMNS = 64
 #: What each byte adds to the depth.
@@ -116,6 +124,8 @@ class Documents:
         self._may_take = True  # items of what is in the buffer, many at once
         self._marks = 0  # looked at one by one since many were passed at once
         self._ahead = _LEAST_BYTES  # in which such are looked for
+        self._looked = 0  # up to where no text is that holds no record
+        self._void: int | None = None  # lists that are open in text that holds no record, inside of such text
         self._tiny = b""  # objects that are no records, on one line
         self._tiny_line = line
 
@@ -137,7 +147,7 @@ class Documents:
         if not self.finished:
             is_stray = self._start is None
             piece = self._buffer[self._at if is_stray else self._start :]
-            piece = piece.strip(b", \t\r\n") if is_stray else piece  # as `_stray` has it
+            piece = piece.strip(_SEPARATORS) if is_stray else piece  # as `_stray` has it
             if piece.strip() and not self._dropping:
                 self._emit(piece)
             elif self._depth > 0 and not self._dropping:
@@ -192,6 +202,16 @@ class Documents:
     def _scan(self, final: bool) -> None:
         step, took = _STEP.match, False
         while not self.finished:
+            if self._void is None and self._at >= self._looked and self._may_be_void():
+                begin = _end(_SEPARATED, self._buffer, self._at)
+                looked = self._begin_void(begin, final)
+                if looked < 0:
+                    break  # more has to come to say what this is
+                self._looked = looked
+            if self._void is not None:
+                if not self._pass_void(final):
+                    break
+                continue
             if self._skipping:
                 end = self._buffer.find(b"\n", self._at)
                 if end < 0:
@@ -249,6 +269,57 @@ class Documents:
                 self._pass_many()
         self._keep_bounded()
 
+    def _may_be_void(self) -> bool:
+        """Whether a record has just begun here, or an item of a list may begin."""
+        if self._start is None:
+            return self._depth == self._base > _OUTSIDE and not self._skipping
+        return self._depth == self._base + 1 and self._previous == b"{" and not self._dropping
+
+    def _begin_void(self, begin: int, final: bool) -> int:
+        """Begin to pass over text that holds no record, if it begins here: all of it is one dead letter.
+
+        Returns:
+            Up to where there is no such text; -1 if that takes more bytes.
+        """
+        buffer, stop = self._buffer, begin + _VOID_BYTES
+        ends = [buffer.find(b'"', begin, stop), buffer.find(b"\n", begin, stop) if self._one_line else -1]
+        if max(ends) >= 0:
+            return min(end for end in ends if end >= 0)
+        if len(buffer) < stop:
+            return len(buffer) if final else -1
+        self._close_record(self._at)
+        self.line += buffer.count(b"\n", self._at, begin)
+        self._add(self.line, buffer[begin : begin + _TINY_KEPT])
+        self._at, self._depth, self._void = begin, self._base, 0
+        return begin
+
+    def _pass_void(self, final: bool) -> bool:
+        """Pass over text that holds no record, up to a string, or the end of the list; False if neither is here yet."""
+        assert self._void is not None
+        buffer, at = self._buffer, self._at
+        pattern, limit = _STRINGLESS_LINE if self._one_line else _STRINGLESS, at + _MOST_BYTES
+        text = pattern.match(buffer, at, limit)
+        assert text is not None
+        is_here, is_over = text.end() in (len(buffer), limit), text.end() < min(limit, len(buffer))
+        passed = text[0].rstrip(_BLANKS)  # what follows may begin an item, and its line
+        if passed.endswith(b"{"):
+            passed = passed[:-1].rstrip(_BLANKS)
+        if is_here and (final or (not passed and limit < len(buffer))):
+            passed = text[0]
+        size = len(passed)
+        if size and self._base > _OUTSIDE:
+            lists = np.cumsum(_MORE_LISTS[np.frombuffer(passed, np.uint8)], dtype=np.int32) + self._void
+            self._void = int(lists[-1])
+            if lists.min() < 0:
+                size, is_over = int((lists < 0).argmax()), True
+                self._looked = _NEVER  # lists may end all the time, and to look each time would take long
+        self.line += passed.count(b"\n", 0, size)
+        self._at = at + size
+        if is_over or (final and self._at == len(buffer)):
+            self._void, self._after_brace, self._previous = None, False, b","
+            return True
+        return limit < len(buffer)
+
     def _begins_item(self, before: bytes) -> bool:
         """Whether an object behind this text is an item of a list, and begins where another has begun."""
         return (
@@ -281,7 +352,7 @@ class Documents:
 
         begins, closes = beginning_with(_BRACE), beginning_with(_END_BRACE)
         stop = max([*begins[-1:].tolist(), *(closes[-1:] + column + 1).tolist()], default=0)
-        text = self._buffer[at : at + stop].rstrip(b", \t\r\n")
+        text = self._buffer[at : at + stop].rstrip(_SEPARATORS)
         starts = [0, *(begins[begins < stop] + column).tolist()]
         try:
             items = list(map(bytes, _ITEMS.decode(b"[%b]" % text)))
@@ -291,7 +362,7 @@ class Documents:
             return False
         ends = list(map(add, starts, map(len, items)))
         between = {text[end:start] for end, start in zip(ends, starts[1:], strict=False)}
-        if not all(gap and not gap.strip(b", \t\r\n") for gap in between):
+        if not all(gap and not gap.strip(_SEPARATORS) for gap in between):
             return False  # another object begins in the column of the items
         numbers = (np.searchsorted(lines, starts) + self.line).tolist()
         if self._header is None:
@@ -376,7 +447,7 @@ class Documents:
 
     def _stray(self, text: bytes) -> None:
         """What stands where only records may: neither an object nor a list."""
-        text = text.strip(b", \t\r\n")
+        text = text.strip(_SEPARATORS)
         if text and self._start is None and self._depth == self._base:
             self._add(self.line, text)
 
@@ -497,7 +568,7 @@ class Documents:
                 self._buffer.rfind(self._signature, self._start + 1, self._at) if self._signature else -1
             )
             if self._base > 0 and next_one > 0:
-                self._emit(self._buffer[self._start : next_one].rstrip(b", \t\r\n"))
+                self._emit(self._buffer[self._start : next_one].rstrip(_SEPARATORS))
                 self.line -= self._buffer.count(b"\n", next_one, self._at)
                 self._at = next_one
                 self._start, self._depth, self._after_brace = None, self._base, False
@@ -515,3 +586,4 @@ class Documents:
             self._start = 0
         self._buffer = self._buffer[keep:]
         self._at -= keep
+        self._looked -= keep

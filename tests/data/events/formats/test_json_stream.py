@@ -170,12 +170,42 @@ def _calls(data: bytes) -> int:
     return calls
 
 
-@pytest.mark.parametrize("begin", [b"[\n{", b'{"items":[\n{'])
-@pytest.mark.parametrize("marks", [b"{[", b"[{},{},", b"[]", b"[],", b"[}", b"{]", b"{[]", b"\n[", b"[{}]\n"])
+@pytest.mark.parametrize("begin", [b"[\n", b"[\n{", b'{"items":[\n{', b"{\n"])
+@pytest.mark.parametrize(
+    "marks",
+    [
+        *(b"{[", b"[{},{},", b"[]", b"[],", b"[}", b"{]", b"{[]", b"\n[", b"[{}]\n"),
+        *(b"{},", b"}{", b"{}{[", b" {", b"\n{", b"\n}", b"\n{[]}", b"{} ", b"1,"),
+    ],
+)
 def test_marks_of_which_none_ends_a_record_are_passed_many_at_once(begin: bytes, marks: bytes) -> None:
     """One by one they took a second for a megabyte."""
     size = 200_000
     assert _calls(begin + marks * (size // len(marks))) < size / 100
+
+
+@pytest.mark.parametrize("marks", [b"{},", b"}{", b"[],", b"\n {", b"{[}] "])
+@pytest.mark.parametrize("size", [100, 5_000, 1 << 20])
+def test_long_text_without_strings_in_a_list_is_one_dead_letter(marks: bytes, size: int) -> None:
+    first, last, behind = map(audit_event, ("first", "last", "behind"))
+    void = marks * (20_000 // len(marks))
+    begin = b"[\n " + first.replace(b"{", b"{\n", 1) + b",\n "
+    data = begin + void + b"\n " + last + b"\n]\n" + behind + b"\n"
+    found = cut(data, size)
+    assert [record for _, record in found if b"auditID" in record] == [first.replace(b"{", b"{\n", 1), last]
+    assert [line for line, record in found if record == last] == [data[: data.index(last)].count(b"\n") + 1]
+    assert len(found) == 3
+    assert found[1][1] == void.lstrip(b" \n")[:1024]
+    decoded = decode_body(data)
+    assert [event.auditID for event in decoded.events] == ["first", "last", "behind"]
+    assert len(decoded.dead) <= 2
+
+
+def test_a_list_ends_in_long_text_without_strings() -> None:
+    document = b"[\n " + b"{}," * 3_000 + b"{}\n]\n"
+    listed = b"[\n " + audit_event("listed") + b"\n]\n"
+    found = decode_body(document + listed + audit_event("behind") + b"\n" + listed)
+    assert [event.auditID for event in found.events] == ["listed", "behind", "listed"]
 
 
 def test_items_of_an_indented_list_are_taken_many_at_once() -> None:
