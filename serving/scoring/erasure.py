@@ -43,7 +43,9 @@ def _own_rows(snapshot: Snapshot, person: Person) -> Any:
 def without_person(snapshot: Snapshot, person: Person, pseudonym: str) -> Snapshot:
     """The snapshot without a person's habits, windows, sums and recent actions; elsewhere the pseudonym takes their place."""
     meta, arrays = dict(snapshot.meta), dict(snapshot.arrays)
-    meta["principals"] = [row for row in meta.get("principals", ()) if row[0] not in person.names]
+    for key in ("principals", "reads"):
+        if key in meta:
+            meta[key] = [row for row in meta[key] if row[0] not in person.names]
     for names, columns in _ROWS.items():
         if names not in meta:
             continue

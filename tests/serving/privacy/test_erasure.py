@@ -186,7 +186,7 @@ def test_every_table_and_every_part_of_a_snapshot_is_considered(home: Path) -> N
     meta = snapshots.read(snapshots.positions()[-1]).meta
     assert set(meta) == {
         *("principals", "since", "repeats_key", "surroundings", "names", "summed", "horizons", "window"),
-        *("vocabulary", "folder_key", "owners", "probation", "rules"),
+        *("vocabulary", "folder_key", "owners", "reads", "probation", "rules"),
     }
 
 

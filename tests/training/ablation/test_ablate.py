@@ -8,6 +8,8 @@ import mlflow
 import numpy as np
 import pytest
 
+from data.actions.attributes import ATTRIBUTES
+from data.actions.breadth import SPANS
 from data.errors import KubehabitError
 from data.events.decode import decode_lines
 from data.paths import tracking_uri
@@ -92,7 +94,9 @@ def test_the_clean_replay_is_the_log_had_there_been_no_attack(exam: Exam) -> Non
     assert clean == [audit_id for audit_id in whole if audit_id not in done]
     # What an attacker did first is no longer known when the owner does it afterwards.
     kept = np.isin(whole, clean)
-    assert (exam.clean.deeds.levels >= exam.whole.deeds.levels[kept]).all()
+    # How many objects were read is another count without the attacker's reads.
+    same = [name not in SPANS for name in ATTRIBUTES]
+    assert (exam.clean.deeds.levels >= exam.whole.deeds.levels[kept])[:, same].all()
     assert exam.clean.deeds.actions.sum() < exam.whole.deeds.actions[kept].sum()
 
 
