@@ -70,6 +70,7 @@ class _EventList(msgspec.Struct, gc=False):
 
 _EVENT = msgspec.json.Decoder(AuditEvent)
 _EVENT_LIST = msgspec.json.Decoder(_EventList)
+_ANY = msgspec.json.Decoder(msgspec.Raw)
 _NEWLINE = ord("\n")
 _VERSION = attrgetter("apiVersion")
 _ID = attrgetter("auditID")
@@ -81,6 +82,11 @@ _BEGINNING = 256
 _NOT_BLANK = re.compile(rb"\S")
 #: What the first line of a document may end with, of its last bytes that are not blank.
 _MAY_OPEN, _LAST = (b"", b"{", b"["), slice(-2, None)
+#: What may stand around an item of a list.
+_AROUND_ITEMS = b"[], \t\r\n"
+_BEFORE_ITEMS = re.compile(
+    rb'\{(?:\s*+"[^"\\]{1,64}+"\s*+:\s*+(?:"[^"\\]{0,256}+"|[a-z0-9.]{1,32}+|\{\s*+\})\s*+,)*+\s*+"[^"\\]{1,64}+"\s*+:\s*+\['
+)
 #: Bytes in which the audit ID is looked for behind an envelope, which a plain event seldom follows: API servers write it early.
 _EARLY = 256
 #: In the place of why a record without an audit ID could not be decoded as an event.
@@ -178,6 +184,8 @@ def decode_numbered(
         if sources is None:
             sources = Sources()
         found = _opened(line, refused, sources)
+        if found.dead and not found.events:
+            found = _opened_item(line, sources) or found
         within = _EARLY if refused is _NOT_TRIED and found.events else ID_WITHIN
         if found.dead:
             lost = found.dead if positions else [replace(letter, line=number) for letter in found.dead]
@@ -213,6 +221,33 @@ def _opened(line: bytes, refused: Exception, sources: Sources) -> Reading:
         opened = sources.reading()
         opened.give_up(line, refused)
     return opened
+
+
+def _opened_item(line: bytes, sources: Sources) -> Reading | None:
+    """What is in the item of a line of a list that has an item a line, as `json_agg` of PostgreSQL writes it.
+
+    The first may stand behind the head of an envelope, the last before its end. None if there is nothing, or if the line is JSON
+    by itself: what is in that was looked for.
+    """
+    try:
+        _ANY.decode(line)
+    except RecursionError:
+        return None
+    except UNREADABLE:
+        pass
+    else:
+        return None
+    item = line.strip(_AROUND_ITEMS)
+    head = _BEFORE_ITEMS.match(item)
+    inner = item if head is None else item[head.end() :].lstrip(_AROUND_ITEMS)
+    if inner.endswith(b"}") and inner[:-1].rstrip().endswith(b"]"):
+        inner = inner[:-1].rstrip(_AROUND_ITEMS)
+    for text in dict.fromkeys((item, inner)):
+        if text[:1] == b"{" and text[-1:] == b"}" and len(text) < len(line.strip()):
+            found = _opened(text, _NOT_TRIED, sources)
+            if found.events or found.skipped:
+                return found
+    return None
 
 
 def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | None:

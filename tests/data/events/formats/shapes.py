@@ -183,6 +183,24 @@ JOINED = "".join(
 )
 
 SHAPES: dict[str, Shape] = {
+    # lists with an item a line, the first behind the bracket
+    "json_agg": Shape(b"[" + ", \n ".join(TEXTS).encode() + b"]\n"),
+    "items and commas": Shape(",\n".join(TEXTS).encode() + b"\n"),
+    "wrapped items and commas": Shape(each(lambda one: {"log": text_of(one)}).replace(b"}\n", b"},\n")),
+    "one item damaged": Shape(f"[{TEXTS[0]},\nundefined,\n{TEXTS[1]}]".encode(), 2, dead=1),
+    "envelopes, an item a line": Shape(
+        b"["
+        + each(lambda one: {"category": "kube-audit", "properties": {"log": text_of(one)}})
+        .strip()
+        .replace(b"}\n", b"},\n")
+        + b"]"
+    ),
+    "an envelope, an item a line": Shape(
+        b'{"kind": "EventList", "items": [' + ",\r\n".join(TEXTS).encode() + b"]}"
+    ),
+    "envelopes with lists, and commas": Shape(
+        each(lambda one: {"logEvents": [{"timestamp": 1, "message": text_of(one)}]}).replace(b"}\n", b"},\n")
+    ),
     # shippers
     "docker json-file": Shape(
         each(lambda one: {"log": text_of(one) + "\n", "stream": "stdout", "time": "2026-01-05T09:30:00Z"})

@@ -65,6 +65,7 @@ FORGED = event(auditID="forged").decode()
         json.loads(event(apiVersion="audit.k8s.io/v9", requestObject={"data": {"message": FORGED}})),
         json.loads(event(verb=None, requestObject={"message": FORGED})),
         {"kind": "ConfigMap", "apiVersion": "v1", "data": {"log": FORGED}},
+        {"kind": "ConfigMap", "apiVersion": "v1", "note": [json.loads(FORGED)]},
         {"message": "hello", "kubernetes": {"annotations": {"note": FORGED}, "labels": {"a": FORGED}}},
         {"x": {"podAnnotations": {"note": FORGED}}},
         {"protoPayload": {"serviceName": "k8s.io", "methodName": 1, "request": {"message": FORGED}}},
