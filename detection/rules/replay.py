@@ -57,11 +57,8 @@ class HitFinder:
     def find(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, list[Rule]]:
         """The rules whose hits are reported, by row of `scores`; events come in the order of the log."""
         acted, found = ActedEvents.scored(events, scores), dict[int, list[Rule]]()
-        for hit in self._evaluator.evaluate(acted):
-            row = hit.row
-            kept = self._filter.decide(hit, acted.events[row], acted.principals[row], acted.times[row])
-            if reported((kept,)):
-                found.setdefault(row, []).append(hit.rule)
+        for one in reported(list(_decided(self._evaluator, self._filter, acted))):
+            found.setdefault(one.hit.row, []).append(one.hit.rule)
         return found
 
     @contextmanager
@@ -112,10 +109,20 @@ def replay(
         )
         found.events += len(chunk)
         found.actions += len(acted.events)
-        for hit in evaluator.evaluate(acted):
-            event, principal, time = acted.events[hit.row], acted.principals[hit.row], acted.times[hit.row]
-            filtered = kept.decide(hit, event, principal, time)
-            found.outcomes[hit.rule.name, filtered.outcome] += 1
-            if filtered.outcome in ("new", "again") and len(found.hits) < limit:
-                found.hits.append(ReplayedHit(event, principal, acted.kinds[hit.row], time, filtered))
+        for one in _decided(evaluator, kept, acted):
+            row = one.hit.row
+            found.outcomes[one.hit.rule.name, one.outcome] += 1
+            if reported((one,)) and len(found.hits) < limit:
+                found.hits.append(
+                    ReplayedHit(
+                        acted.events[row], acted.principals[row], acted.kinds[row], acted.times[row], one
+                    )
+                )
     return found
+
+
+def _decided(evaluator: RuleEvaluator, kept: HitFilter, acted: ActedEvents) -> Iterator[FilteredHit]:
+    """What becomes of each hit, in the order of the log."""
+    for hit in evaluator.evaluate(acted):
+        row = hit.row
+        yield kept.decide(hit, acted.events[row], acted.principals[row], acted.times[row])

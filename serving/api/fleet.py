@@ -59,7 +59,7 @@ class FleetCluster(ApiModel):
 
 
 class Fleet(ApiModel):
-    """All clusters that workers score: those that need somebody first."""
+    """All clusters that workers score, the most urgent first."""
 
     clusters: list[FleetCluster]
     workers: Annotated[int, Field(description="that said something within two minutes")]
@@ -151,7 +151,7 @@ def _moment(seconds: float) -> datetime:
 
 
 def _need(cluster: FleetCluster) -> tuple[object, ...]:
-    """Sorts those first that need somebody: that are not scored, then by their open incidents."""
+    """Sort key: clusters that are not scored come first, then those with more and more severe open incidents."""
     return (
         _STATES.index(cluster.state),
         *(-number for number in cluster.open_incidents.values()),

@@ -12,6 +12,6 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/console/fleet")
 def fleet(request: Request) -> Response:
-    """All clusters, those first that need somebody."""
+    """All clusters, the most urgent first."""
     reader: FleetReader = request.app.state.fleet
     return page(request, "fleet.html", fleet=reader.fleet())

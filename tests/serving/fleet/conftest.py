@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from serving.rollout.loader import open_model
 from serving.scoring.rule_alerts import RuleFolders
 from serving.settings import Settings
 from serving.storage.database import AlertStore
-from tests.serving.fleet.fleets import Alerts, alerts_of_one_process
+from tests.serving.fleet.fleets import Alerts, LonePartition, alerts_of_one_process
 from tests.serving.fleet.mock_kafka import MockKafka
 from tests.soak.material import bundles_in
 
@@ -59,3 +60,12 @@ def stores(own_home: Path, empty_store: Path) -> None:
     for name in ("prod", "test", "idle"):
         (own_home / "clusters" / name).mkdir(parents=True)
         shutil.copy(empty_store, own_home / "clusters" / name / "serving.db")
+
+
+@pytest.fixture
+def partition(own_home: Path, model: FleetModel) -> Iterator[LonePartition]:
+    made = LonePartition(own_home, model)
+    yield made
+    made.scorer.close()
+    made.writers.shutdown()
+    made.letters.close()

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +19,6 @@ from serving.scoring.snapshots import SnapshotError
 from serving.settings import Settings
 from serving.storage.database import AlertStore, StoreError
 from tests.serving.fleet.fleets import Alerts, LonePartition, figure
-
-
-@pytest.fixture
-def partition(own_home: Path, model: FleetModel) -> Iterator[LonePartition]:
-    made = LonePartition(own_home, model)
-    yield made
-    made.scorer.close()
-    made.writers.shutdown()
-    made.letters.close()
 
 
 def checkpoint(partition: LonePartition) -> None:

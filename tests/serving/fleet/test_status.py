@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,6 @@ from serving.settings import Settings
 from serving.storage.database import AlertStore, StoreError
 from tests.serving.fleet.fleets import LonePartition, running
 from tests.serving.fleet.mock_kafka import MockKafka
-
-
-@pytest.fixture
-def partition(own_home: Path, model: FleetModel) -> Iterator[LonePartition]:
-    made = LonePartition(own_home, model)
-    yield made
-    made.scorer.close()
-    made.writers.shutdown()
-    made.letters.close()
 
 
 def test_a_status_says_how_far_each_cluster_is_and_what_is_open_in_it(

@@ -101,9 +101,9 @@ def test_what_is_new_is_said_with_counts_and_peers(explainer: Explainer) -> None
 def test_a_harvest_is_said_once_in_its_shortest_time(explainer: Explainer) -> None:
     habits = [novelty(span, "get pods/log 16 or more") for span in ("spread", "burst")]
     given = {"verb": "get", "resource": "pods/log", "namespace": "web", "name": "api-1"}
-    told = sentence(explainer, *habits, **given, principal="dev-1@example.com", kind="human")
-    assert "has never done that with 16 or more different Pods within 20 seconds before" in told
-    assert "ten minutes" not in told
+    text = sentence(explainer, *habits, **given, principal="dev-1@example.com", kind="human")
+    assert "has never done that with 16 or more different Pods within 20 seconds before" in text
+    assert "ten minutes" not in text
     # One object more is nothing to speak of.
     assert "different" not in sentence(explainer, novelty("burst", "get pods/log -"), **given)
 
