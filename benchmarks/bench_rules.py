@@ -54,6 +54,7 @@ def prepared(log: Path, most: int) -> list[ActedEvents]:
                 [one.groups[0] for one in who],
                 batch.time.tolist(),
                 [0] * len(who),
+                [0] * len(who),
             )
         )
         count += len(who)

@@ -124,6 +124,7 @@ class Scores:
         novelty_evidence, error_evidence: float64 [N], what the action itself adds to what adds up, decades; 0 for most.
         novelties: index of an action that adds something -> what is new about it, most important first.
         own_actions: int64 [N], earlier actions of the principal.
+        pauses: int64 [N], microseconds since the previous action of the principal; 0 for its first.
         unknown: bool [N], whose verb or resource is none that training knew.
         repeat: bool [N], whether a flagged action repeats one that was flagged before, on which nobody gave a verdict.
         first_flagged: datetime64[us] [N], when the action that a repeat repeats was flagged; NaT for others.
@@ -152,6 +153,7 @@ class Scores:
     novelties: dict[int, list[HabitReason]] = field(default_factory=dict)
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     own_actions: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    pauses: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     repeat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     first_flagged: npt.NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, "M8[us]"))
     allowed: dict[int, AllowedAction] = field(default_factory=dict)
@@ -396,6 +398,7 @@ class Detector:
             error_evidence=judged.error_evidence,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
             own_actions=judged.known.actions,
+            pauses=cut.pauses,
             repeat=judged.repeat,
             first_flagged=np.where(judged.repeat, judged.first.view("M8[us]"), np.datetime64("NaT", "us")),
         )

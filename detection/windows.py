@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -47,6 +47,7 @@ class Cut:
         lengths: int64 [N], actions in each; they follow each other in `block`, the newest last.
         whose: int64 [A], index of an action among the N by the principal that owns each row of `block`.
         window: the longest there may be.
+        pauses: int64 [N], microseconds since the previous action of each one's principal; 0 for its first. Empty where not asked.
     """
 
     block: Tokens
@@ -54,6 +55,7 @@ class Cut:
     lengths: Ints
     whose: Ints
     window: int
+    pauses: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     def tokens(self, rows: Ints | slice = slice(None)) -> Ints:
         """Some of the windows spelled out, int64 [n, W, F], padded with 0 at the end."""
@@ -147,6 +149,8 @@ class Windows:
 
         newest = np.empty(count, np.int64)
         newest[order] = here[~old]
+        pauses = np.empty(count, np.int64)
+        pauses[order] = np.maximum(gaps, 0)
         start = np.empty(count, np.int64)
         start[order] = np.repeat(starts, added)
         first = np.maximum(newest - context, start)
@@ -156,7 +160,7 @@ class Windows:
         self._tokens[who] = block[np.minimum((ends - keeps)[:, None] + steps, len(block) - 1)]
         self._lengths[who] = keeps
         self._last[who] = times[begins + added - 1]
-        return Cut(block, first, newest - first + 1, order[begins[owner]], self.window)
+        return Cut(block, first, newest - first + 1, order[begins[owner]], self.window, pauses)
 
     def _cut_one(self, place: int, tokens: npt.NDArray[np.int32], time: int) -> Cut:
         """As `cut` for a single action, in a third of the time."""
@@ -171,7 +175,8 @@ class Windows:
         self._tokens[place, :keeps] = block[had + 1 - keeps :]
         self._lengths[place], self._last[place] = keeps, time
         one = np.array([first, had + 1 - first])
-        return Cut(block, one[:1], one[1:], np.zeros(had + 1, np.int64), self.window)
+        pauses = np.array([max(gap, 0)])
+        return Cut(block, one[:1], one[1:], np.zeros(had + 1, np.int64), self.window, pauses)
 
     def append(self, names: Sequence[str], tokens: npt.NDArray[np.int32], time: Ints) -> tuple[Ints, Ints]:
         """As `cut`, with the windows spelled out: int64 [N, W, F] padded with 0 at the end, and lengths int64 [N]."""

@@ -89,6 +89,7 @@ class MatchConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         uriContains: texts of which the request's URI must contain one.
         bodyContains: texts of which the request's body must contain one, as JSON writes them; a body with escapes is let through.
         clusterWide: only custom resources that the log has shown to be cluster-wide.
+        silentDays: only a request before which its principal did nothing on so many days of which the log had anything.
     """
 
     resourceRules: Annotated[tuple[ResourceRule, ...], msgspec.Meta(max_length=64)] = ()
@@ -106,6 +107,7 @@ class MatchConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uriContains: Patterns = ()
     bodyContains: Patterns = ()
     clusterWide: bool = False
+    silentDays: Annotated[int, msgspec.Meta(ge=0, le=3_650)] = 0
 
     def __post_init__(self) -> None:
         """Refuse what can match nothing, or is no pattern."""
@@ -252,7 +254,11 @@ class ColumnMatcher:
         ]
 
     def matches(
-        self, events: Sequence[AuditEvent], kinds: Sequence[str], cluster_wide: ClusterWideResources
+        self,
+        events: Sequence[AuditEvent],
+        kinds: Sequence[str],
+        cluster_wide: ClusterWideResources,
+        among: int = -1,
     ) -> Iterator[tuple[int, int]]:
         """(row, mask) of the events that meet at least one; bit i of the mask says that they meet the i-th.
 
@@ -260,9 +266,10 @@ class ColumnMatcher:
             events: finished requests.
             kinds: of their principals.
             cluster_wide: what earlier events have shown; it learns from these.
+            among: bit mask of the constraints to ask; `silentDays` is not asked here.
         """
         about, by_code, wide = self._about, self._codes, self._wide
-        possible = self._possible(events)
+        possible = self._possible(events) & among
         by_kind = {kind: self._kinds[kind] & possible for kind in set(kinds)}
         for row, event in enumerate(events):
             ref = event.objectRef

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from detection.rules.event_view import BODY_FIELDS, body_view, event_view, plain
 from detection.rules.expressions import UndecidedError, activation
 from detection.rules.rule import Rule
 from detection.rules.scopes import ClusterWideResources
+from detection.rules.watched_days import WatchedDays
 
 if TYPE_CHECKING:
     from detection.authorization.agreement import Comparison
@@ -38,6 +40,7 @@ class ActedEvents:
         principals, kinds, groups: who acted.
         times: microseconds since 1970 UTC.
         own_actions: earlier actions of the principal.
+        pauses: microseconds since its previous action; 0 for its first.
     """
 
     events: Sequence[AuditEvent]
@@ -46,6 +49,7 @@ class ActedEvents:
     groups: Sequence[str]
     times: Sequence[int]
     own_actions: Sequence[int]
+    pauses: Sequence[int]
 
     @classmethod
     def scored(cls, events: Sequence[AuditEvent], scores: Scores) -> ActedEvents:
@@ -57,6 +61,7 @@ class ActedEvents:
             groups=scores.group,
             times=scores.time.astype(np.int64).tolist(),
             own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
+            pauses=scores.pauses.tolist() or [0] * len(scores.principal),
         )
 
 
@@ -105,10 +110,12 @@ class RuleMemory:
     Attributes:
         history: by rule and principal, the earlier requests: time and what an expression sees.
         cluster_wide: custom resources that the log has shown to be cluster-wide.
+        watched: days of which the log had anything.
     """
 
     history: dict[tuple[str, str], deque[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
     cluster_wide: ClusterWideResources = field(default_factory=ClusterWideResources)
+    watched: WatchedDays = field(default_factory=WatchedDays)
 
     def recall(self, rule: str, principal: str, now: int, seconds: int) -> list[dict[str, Any]]:
         """Earlier requests within so many seconds, the latest last."""
@@ -128,13 +135,15 @@ class RuleMemory:
     def copy(self) -> RuleMemory:
         """One that goes on by itself."""
         history = {key: held.copy() for key, held in self.history.items()}
-        return RuleMemory(history, ClusterWideResources(self.cluster_wide.to_list()))
+        cluster_wide = ClusterWideResources(self.cluster_wide.to_list())
+        return RuleMemory(history, cluster_wide, WatchedDays(self.watched.to_list()))
 
     def to_plain(self) -> dict[str, Any]:
         """As plain data, for a snapshot."""
         return {
             "history": [[*key, list(held)] for key, held in self.history.items()],
             "cluster_wide": self.cluster_wide.to_list(),
+            "watched": self.watched.to_list(),
         }
 
     @classmethod
@@ -144,9 +153,8 @@ class RuleMemory:
             (rule, principal): deque(((at, seen) for at, seen in held), MAX_HISTORY)
             for rule, principal, held in saved["history"]
         }
-        return cls(
-            history, ClusterWideResources((group, resource) for group, resource in saved["cluster_wide"])
-        )
+        cluster_wide = ClusterWideResources((group, resource) for group, resource in saved["cluster_wide"])
+        return cls(history, cluster_wide, WatchedDays(saved.get("watched", ())))
 
 
 def _brief(event: AuditEvent) -> dict[str, Any]:
@@ -211,6 +219,7 @@ class RuleEvaluator:
         constraints = [rule.spec.matchConstraints for rule in self.rules]
         constraints += [one for rule in remembering if (one := rule.history_constraints) is not None]
         self._matcher = ColumnMatcher(constraints)
+        self._silent = {bit: one.silentDays for bit, one in enumerate(constraints) if one.silentDays}
         self._fields: dict[int, frozenset[str]] = {}
         self._own = (1 << len(self.rules)) - 1
 
@@ -226,8 +235,17 @@ class RuleEvaluator:
         hits: list[RuleHit] = []
         if not self.rules:
             return hits
-        events = acted.events
-        for row, mask in self._matcher.matches(events, acted.kinds, self.memory.cluster_wide):
+        events, watched = acted.events, self.memory.watched
+        watched.learn(acted.times)
+        among = -1
+        if self._silent and len(events):
+            earliest = min(map(sub, acted.times, acted.pauses))
+            longest = watched.between(earliest, max(acted.times))
+            among = ~sum(1 << bit for bit, days in self._silent.items() if days > longest)
+        for row, mask in self._matcher.matches(events, acted.kinds, self.memory.cluster_wide, among):
+            for bit, days in self._silent.items():
+                if mask >> bit & 1 and self._silence(acted, row) < days:
+                    mask &= ~(1 << bit)
             if own := mask & self._own:
                 try:
                     hits += self._run(acted, row, own, compared)
@@ -237,6 +255,9 @@ class RuleEvaluator:
                 name, who = self._remembering[bit].name, acted.principals[row]
                 self.memory.remember(name, who, int(acted.times[row]), events[row])
         return hits
+
+    def _silence(self, acted: ActedEvents, row: int) -> int:
+        return self.memory.watched.between(acted.times[row] - acted.pauses[row], acted.times[row])
 
     def _run(
         self, acted: ActedEvents, row: int, mask: int, compared: Callable[[int], Mapping[str, str]]
@@ -256,6 +277,7 @@ class RuleEvaluator:
                 "kind": acted.kinds[row],
                 "group": plain(acted.groups[row]),
                 "actions": int(acted.own_actions[row]),
+                "silentDays": self._silence(acted, row),
             },
             "history": [],
             "authorization": _UNKNOWN,

@@ -62,7 +62,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     "event.impersonatedUser": frozenset(("username", "groups")),
     "event.objectRef": frozenset(("resource", "namespace", "name", "apiGroup", "apiVersion", "subresource")),
     "event.responseStatus": frozenset(("code",)),
-    "principal": frozenset(("name", "kind", "group", "actions")),
+    "principal": frozenset(("name", "kind", "group", "actions", "silentDays")),
     "authorization": frozenset(("outcome", "opinion", "binding", "role", "reason")),
 }
 #: Names whose presence in an expression means that it needs the body.

@@ -92,20 +92,24 @@ def replay(
     evaluator, kept = RuleEvaluator(rules), HitFilter()
     found = RuleReplay(counts=evaluator.counts)
     earlier: Counter[str] = Counter()
+    latest: dict[str, int] = {}
     for chunk in chunks:
         batch = encoder.encode(chunk)
         who = [batch.principals[code] for code in batch.principal.tolist()]
-        own = []
-        for one in who:
+        own, pauses, times = list[int](), list[int](), batch.time.tolist()
+        for one, time in zip(who, times, strict=True):
             own.append(earlier[one.name])
+            pauses.append(max(time - latest.get(one.name, time), 0))
             earlier[one.name] += 1
+            latest[one.name] = time
         acted = ActedEvents(
             events=[chunk[index] for index in batch.event.tolist()],
             principals=[one.name for one in who],
             kinds=[one.kind for one in who],
             groups=[one.groups[0] for one in who],
-            times=batch.time.tolist(),
+            times=times,
             own_actions=own,
+            pauses=pauses,
         )
         found.events += len(chunk)
         found.actions += len(acted.events)

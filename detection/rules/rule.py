@@ -42,12 +42,14 @@ class RuleTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         hits: whether the rule must hit the last event.
         events: audit events; what API servers always write is filled in.
         authorization: the oracle's answer on the last event, as expressions see it.
+        silentDays: days without a request of the principal before the last event.
     """
 
     name: _Text
     hits: bool
     events: Annotated[tuple[dict[str, Any], ...], msgspec.Meta(min_length=1, max_length=128)]
     authorization: dict[str, str] = {}
+    silentDays: Annotated[int, msgspec.Meta(ge=0, le=3_650)] = 0
 
 
 class RuleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from data.principals.identity import identify
 from data.timestamps import parse_times
 from detection.rules.evaluator import ActedEvents, RuleEvaluator
 from detection.rules.rule import Rule, RuleTest
+from detection.rules.watched_days import DAY
 
 _BEGIN = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
 
@@ -76,6 +77,10 @@ def run_test(rule: Rule, test: RuleTest) -> RuleTestResult:
     acted = acted_events(events)
     evaluator = RuleEvaluator([rule])
     last = len(events) - 1
+    if test.silentDays:
+        now, pause = acted.times[last], (test.silentDays + 1) * DAY
+        acted = replace(acted, pauses=[*acted.pauses[:last], pause])
+        evaluator.memory.watched.learn(range(now - pause, now, DAY))
     known = {"outcome": "unknown", "opinion": "unknown", "binding": "", "role": "", "reason": ""}
     answers = {last: known | test.authorization}
     hits = [hit for hit in evaluator.evaluate(acted, lambda row: answers.get(row, known)) if hit.row == last]
@@ -99,10 +104,12 @@ def acted_events(events: Sequence[AuditEvent]) -> ActedEvents:
     who = [identify(one.user.username, one.user.groups) for one in events]
     times = parse_times([one.requestReceivedTimestamp or one.stageTimestamp for one in events]).tolist()
     earlier: dict[str, int] = {}
-    own = []
-    for one in who:
+    latest: dict[str, int] = {}
+    own, pauses = list[int](), list[int]()
+    for one, time in zip(who, times, strict=True):
         own.append(earlier.get(one.name, 0))
-        earlier[one.name] = own[-1] + 1
+        pauses.append(max(time - latest.get(one.name, time), 0))
+        earlier[one.name], latest[one.name] = own[-1] + 1, time
     return ActedEvents(
         events,
         [one.name for one in who],
@@ -110,4 +117,5 @@ def acted_events(events: Sequence[AuditEvent]) -> ActedEvents:
         [one.groups[0] for one in who],
         times,
         own,
+        pauses,
     )

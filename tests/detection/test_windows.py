@@ -1,6 +1,7 @@
 """Windows hold the last actions of one principal, newest last, however the actions come."""
 
 import itertools
+from operator import attrgetter
 
 import numpy as np
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.actions.fields import FIELDS, GAPS, gap_codes
 from data.actions.vocabulary import SPECIALS
-from detection.windows import Windows
+from detection.windows import Cut, Windows
 
 ACTIONS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**8)), min_size=1, max_size=40)
 
@@ -26,12 +27,16 @@ def test_each_window_is_what_its_principal_did_last(
     names, tokens, times = columns(actions)
     windows = Windows(window)
     edges = sorted({0, len(actions), *(cut for cut in cuts if cut < len(actions))})
-    parts = [windows.append(names[a:b], tokens[a:b], times[a:b]) for a, b in itertools.pairwise(edges)]
-    cut, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
+    parts = [windows.cut(names[a:b], tokens[a:b], times[a:b]) for a, b in itertools.pairwise(edges)]
+    cut, lengths, pauses = (
+        np.concatenate([getter(part) for part in parts])
+        for getter in (Cut.tokens, attrgetter("lengths"), attrgetter("pauses"))
+    )
     history: dict[str, list[list[int]]] = {}
     last: dict[str, int] = {}
     for row, (name, time) in enumerate(actions):
         gap = gap_codes(np.array([max(time - last[name], 0) if name in last else -1]))[0]
+        assert pauses[row] == max(time - last.get(name, time), 0)
         last[name] = time
         history.setdefault(name, []).append([row + 1, *([0] * (len(FIELDS) - 2)), int(gap) + len(SPECIALS)])
         expected = history[name][-window:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from detection.rules.evaluator import MAX_HISTORY, RuleEvaluator, RuleMemory
 from detection.rules.rule import Rule
 from detection.rules.rule_tests import acted_events
+from detection.rules.watched_days import DAY, MAX_DAYS, WatchedDays
 from tests.detection.rules.rules_for_tests import events, of_object, rule
 
 
@@ -34,6 +36,47 @@ def test_an_expression_sees_the_principal_and_how_much_it_did_before() -> None:
     new = rule(expression="principal.kind == 'serviceaccount' && principal.actions < 1")
     who = {"user": {"username": "system:serviceaccount:a:b"}}
     assert hits([new], of_object(**who), of_object(**who), of_object()) == [("test", 0)]
+
+
+def _on_day(day: int, user: str) -> dict[str, Any]:
+    return of_object(user={"username": user}, requestReceivedTimestamp=f"2026-03-{day:02d}T09:00:00Z")
+
+
+def test_silence_is_counted_in_days_of_which_the_log_had_anything() -> None:
+    silent = rule(
+        matchConstraints={"resourceRules": [{}], "silentDays": 3}, expression="principal.silentDays == 3"
+    )
+    log = [_on_day(1, "alice"), *(_on_day(day, "bob") for day in (2, 3, 4)), _on_day(5, "alice")]
+    assert hits([silent], *log, _on_day(5, "alice"), _on_day(5, "bob"), _on_day(5, "carol")) == [("test", 4)]
+    # The same time without a log in between, as after an outage or with a model of last year.
+    assert hits([silent], _on_day(1, "alice"), _on_day(4, "bob"), _on_day(5, "alice")) == []
+
+
+def test_silence_is_the_same_however_events_are_batched_and_after_a_restart() -> None:
+    silent = rule(matchConstraints={"resourceRules": [{}], "silentDays": 3}, expression="true")
+    log = events(*(_on_day(day, "bob") for day in (1, 2, 3, 4)), _on_day(5, "alice"))
+    acted = acted_events(log)
+    alice = replace(acted, pauses=[*acted.pauses[:-1], 4 * DAY])
+    assert [one.row for one in RuleEvaluator([silent]).evaluate(alice)] == [4]
+    first = RuleEvaluator([silent])
+    for row in range(4):
+        assert first.evaluate(acted_events(log[row : row + 1])) == []
+    saved = msgspec.msgpack.decode(msgspec.msgpack.encode(first.memory.to_plain()))
+    later = RuleEvaluator([silent], RuleMemory.from_plain(saved))
+    assert len(later.evaluate(replace(acted_events(log[4:]), pauses=[4 * DAY]))) == 1
+    assert RuleMemory.from_plain({"history": [], "cluster_wide": []}).watched.to_list() == []
+
+
+def test_days_with_a_log_are_bounded_and_found_in_any_order() -> None:
+    watched = WatchedDays()
+    watched.learn([10 * DAY, 12 * DAY + 5])
+    watched.learn([10 * DAY, 11 * DAY, 12 * DAY])
+    watched.learn([9 * DAY])
+    assert watched.to_list() == [9, 10, 11, 12]
+    assert watched.between(9 * DAY, 12 * DAY) == 2
+    assert watched.between(12 * DAY, 9 * DAY) == 0
+    watched.learn(range(0, 2 * MAX_DAYS * DAY, DAY))
+    assert len(watched.to_list()) == MAX_DAYS
 
 
 def test_history_is_of_the_principal_alone_and_ends() -> None:
