@@ -87,7 +87,7 @@ def markdown(
         "",
         "Written by `kubehabit ablate`; every row is a run of the MLflow experiment `kubehabit-ablation`, which holds this page "
         "and its plot as well.",
-        "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate --report docs/ablations.md` writes it again; variants",
+        "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate` writes it again; variants",
         "that have been judged with the same data, settings and source are not run again.",
         "",
         f"- Each model is trained for {steps:,} steps on the dataset `{fingerprint[:16]}` and judged on `{log}`:",
