@@ -192,6 +192,23 @@ def test_workers_take_their_settings_and_answer_the_probes_where_they_are_asked(
     (trigger,) = scaler["triggers"]
     assert trigger["metadata"]["consumerGroup"] == settings.worker.group
     assert settings.worker.source.endswith("/" + trigger["metadata"]["topic"])
+    of_service = Settings.model_validate(
+        yaml.safe_load(of_kind(documents, "ConfigMap")["data"]["serve.yaml"])
+    )
+    assert of_service.worker.state == settings.worker.state is not None
+
+
+def test_a_state_of_the_fleet_with_a_password_reaches_workers_and_service_by_a_secret() -> None:
+    given = ("--set", "worker.tokenSecret=t,worker.stateSecret=fleet,worker.stateKey=url")
+    documents = rendered(*WORKERS, *given)
+    for kind in ("Deployment", "StatefulSet"):
+        pod = of_kind(documents, kind)
+        kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
+        (container,) = pod["spec"]["template"]["spec"]["containers"]
+        (state,) = [one for one in container["env"] if one["name"] == "KUBEHABIT_WORKER__STATE"]
+        assert state["valueFrom"]["secretKeyRef"] == {"name": "fleet", "key": "url"}
+    alone = of_kind(rendered(*SMALLEST, "--set", "worker.stateSecret=fleet"), "StatefulSet")
+    assert "KUBEHABIT_WORKER__STATE" not in str(alone)
 
 
 def test_workers_are_scaled_by_the_load_of_their_processors_where_that_is_wanted() -> None:

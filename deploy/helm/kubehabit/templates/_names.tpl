@@ -30,6 +30,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if $tls -}}{{- $_ := set $own "tls" $tls -}}{{- end -}}
 {{- with .Values.signing.ledgerKeySecret -}}{{- $_ := set $own "events" (dict "signing_key" "/etc/kubehabit/ledger-key/key.pem") -}}{{- end -}}
 {{- with .Values.signing.modelKeySecret -}}{{- $_ := set $own "model" (dict "public_key" "/etc/kubehabit/model-key/public.pem") -}}{{- end -}}
+{{- /* The page of the fleet shows what the workers write there. */ -}}
+{{- if .Values.worker.enabled -}}{{- with dig "worker" "state" "" .Values.worker.settings -}}{{- $_ := set $own "worker" (dict "state" .) -}}{{- end -}}{{- end -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.settings) $own) -}}
 {{- end -}}
 
@@ -59,6 +61,17 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Where workers keep their state, as a URL with a password. */}}
+{{- define "kubehabit.fleetState" -}}
+{{- with .Values.worker }}
+{{- if and .enabled .stateSecret }}
+- name: KUBEHABIT_WORKER__STATE
+  valueFrom:
+    secretKeyRef: {name: {{ .stateSecret | quote }}, key: {{ .stateKey | quote }}}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "kubehabit.environment" -}}
