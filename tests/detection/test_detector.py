@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,12 @@ from data.events.decode import decode_lines
 from detection.bundle import FILES, Bundle, seal
 from detection.detector import Detector, Scores, severity_of
 from detection.novelty import HabitTable
+from detection.rules.replay import HitFinder
+from detection.rules.rule_files import read_rules
 from tests.conftest import Trained
 from training.calibrate import reconstruct
+
+RULES = Path(__file__).resolve().parents[2] / "configs" / "rules"
 
 
 @pytest.fixture
@@ -59,6 +64,39 @@ def test_how_events_are_batched_changes_no_score(bundle: Bundle, labelled_lines:
     for column in ("nll", "error", "evidence", "novelty", "threshold"):
         np.testing.assert_allclose(joined(parts, column), getattr(whole, column), rtol=1e-4, atol=1e-4)
     assert joined(parts, "sensitivity").tolist() == whole.sensitivity.tolist()
+
+
+def test_rules_see_a_pause_since_training_once_the_days_between_had_a_log(
+    bundle: Bundle, labelled_lines: list[bytes]
+) -> None:
+    event = events_of(labelled_lines[-1:])[0]
+    name = next(name for name in bundle.warmup.last if "@" in name)
+    [dormant] = [one for one in read_rules([RULES]).rules.values() if one.name == "dormant-account-used"]
+    begin = datetime.fromtimestamp(bundle.warmup.last[name] / 1e6, UTC)
+
+    def on_day(day: int, username: str) -> AuditEvent:
+        moment = (begin + timedelta(days=day)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        user = User(username, ("dev:web",))
+        return msgspec.structs.replace(
+            event,
+            user=user,
+            auditID=f"{username}-{day}",
+            requestReceivedTimestamp=moment,
+            stageTimestamp=moment,
+        )
+
+    def reported(log: list[AuditEvent]) -> list[str]:
+        detector, finder = Detector(bundle), HitFinder([dormant])
+        found = []
+        for one in log:  # each a batch of its own
+            scores = detector.score([one])
+            found += [scores.principal[row] for row in finder.find([one], scores)]
+        return found
+
+    others = [on_day(day, "somebody@example.com") for day in range(1, 47)]
+    assert reported([*others, on_day(47, name), on_day(47, name)]) == [name]
+    assert reported([on_day(47, name)]) == []  # a model of a log of weeks ago
+    assert reported([*others, on_day(47, "newcomer@example.com")]) == []
 
 
 def test_another_principals_action_costs_more(bundle: Bundle, normal_lines: list[bytes]) -> None:
