@@ -52,8 +52,9 @@ def backtest(
     """Judge months of old logs as the service would have, and count what it would have raised, day by day.
 
     Each cluster is judged by itself, in the order of time; verdicts are those of one process that reads its log from beginning
-    to end. A run that was stopped goes on where it was when the same command is given again. Alerts are in OUT/NAME/alerts.jsonl,
-    the counts in OUT/NAME/progress.json. Exit status 1: a cluster could not be judged, or records not be read; all else was.
+    to end. A run that was stopped goes on where it was when the same command is given again, and one that ended goes on with the
+    files that a cluster's folder got since. Alerts are in OUT/NAME/alerts.jsonl, the counts in OUT/NAME/progress.json. Exit
+    status 1: a cluster could not be judged, or records not be read; all else was.
 
     Example:  `kubehabit backtest prod=/logs/prod test=/logs/test --model models:/kubehabit@challenger --out backtest`
 

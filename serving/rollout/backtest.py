@@ -2,7 +2,8 @@
 
 The verdicts are those of one process that reads a cluster's log from beginning to end. Clusters have nothing in common, so each
 is judged by itself, on any core or machine; within one, habits build on each other and time is followed in order. What was judged
-is kept now and then (`state/`), so that a run that was stopped goes on where it was.
+is kept now and then (`state/`), so that a run that was stopped goes on where it was, and one that ended goes on with logs that
+came since.
 
     OUT/NAME/alerts.db        the alerts, as the service keeps them
     OUT/NAME/alerts.jsonl     the same when all is done, one a line, with all audit IDs
@@ -13,6 +14,7 @@ is kept now and then (`state/`), so that a run that was stopped goes on where it
 from __future__ import annotations
 
 import fcntl
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -25,7 +27,7 @@ import numpy as np
 from data.durable_file import replacing, write_durably
 from data.errors import KubehabitError
 from data.events.left_out import LeftOut
-from data.events.reader import read_events
+from data.events.reader import read_events, size_of
 from data.timestamps import parse_times
 from serving.registry.client import parse_model
 from serving.rollout.loader import load_engine
@@ -78,15 +80,25 @@ class DayCount(msgspec.Struct):
     alerts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class JudgedFile(msgspec.Struct, frozen=True):
+    """A file that is judged to its end: its size in bytes, and the counts over it and all files before it."""
+
+    size: int
+    chunks: int
+    unreadable: int
+    skipped: int
+
+
 class ClusterBacktest(msgspec.Struct):
     """How far the backtest of a cluster is.
 
     Attributes:
-        logs: what is judged; a run with others does not continue this one.
+        logs: what is judged; a run continues this one if its logs begin with these.
         options: as it was begun.
         chunks: of the reader that were judged, over all files.
         events, outside: events judged, and events outside the time that was asked for.
         unreadable, skipped: records that are no events.
+        judged: the files that need not be read again, the first ones of the logs.
         days: counts by day, as `2026-01-05`.
         done: whether all is judged.
     """
@@ -98,6 +110,7 @@ class ClusterBacktest(msgspec.Struct):
     outside: int = 0
     unreadable: int = 0
     skipped: int = 0
+    judged: list[JudgedFile] = msgspec.field(default_factory=list)
     days: dict[str, DayCount] = msgspec.field(default_factory=dict)
     done: bool = False
 
@@ -116,14 +129,14 @@ class ClusterBacktest(msgspec.Struct):
 def backtest(
     logs: ClusterLogs, options: BacktestOptions, on_events: Callable[[int], None] = lambda _: None
 ) -> ClusterBacktest:
-    """Judge one cluster's logs, or go on where an earlier run was stopped.
+    """Judge one cluster's logs, or go on where an earlier run was stopped or ended.
 
     Args:
         on_events: called now and then with the number of events judged so far.
 
     Raises:
-        KubehabitError: another run is at it, the folder holds a run of other logs or options, the model cannot be loaded, or no
-            log can be read.
+        KubehabitError: another run is at it, the folder holds a run of other logs or options, a file that was judged has changed,
+            the model cannot be loaded, or no log can be read.
     """
     folder = Path(options.out) / logs.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,11 +185,20 @@ def _begun(folder: Path, logs: ClusterLogs, options: BacktestOptions) -> Cluster
     found = progress_of(folder.parent, logs.name)
     if found is None:
         return ClusterBacktest(logs, options)
-    same = (found.logs, found.options.model, found.options.since, found.options.until)
-    if same != (logs, options.model, options.since, options.until):
+    before = found.logs.files
+    same = (before, found.options.model, found.options.since, found.options.until)
+    if same != (logs.files[: len(before)], options.model, options.since, options.until):
         raise KubehabitError(
-            f"{folder} holds a backtest of other logs, another model or another time. Name another --out, or remove that folder."
+            f"{folder} holds a backtest of other logs, another model or another time. New files may only follow those that it "
+            "judged. Name another --out, or remove that folder."
         )
+    for file, judged in zip(before, found.judged, strict=False):
+        if size_of(Path(file)) != judged.size:
+            raise KubehabitError(
+                f"{file} has changed since it was judged for {folder}. Name another --out, or remove that folder."
+            )
+    found.done = found.done and logs.files == before
+    found.logs = logs
     return found
 
 
@@ -194,9 +216,11 @@ class _Backtest:
         run = self._run
         if run.chunks:
             restore(self._snapshots.read(run.chunks), self._engine)
-        seen, left_out = 0, LeftOut()
-        for file in run.logs.files:
-            for chunk in read_events(Path(file), left_out, on_skipped=left_out.skip):
+        last = run.judged[-1] if run.judged else JudgedFile(0, 0, 0, 0)
+        seen, left_out = last.chunks, LeftOut(last.unreadable, Counter(earlier=last.skipped))
+        for file in map(Path, run.logs.files[len(run.judged) :]):
+            size = size_of(file)
+            for chunk in read_events(file, left_out, on_skipped=left_out.skip):
                 seen += 1
                 if seen <= run.chunks:
                     continue
@@ -205,11 +229,12 @@ class _Backtest:
                 on_events(run.events)
                 if self._unsaved >= run.options.checkpoint:
                     self._save(seen)
+            run.unreadable, run.skipped = left_out.unreadable, left_out.skipped.total()
+            run.judged.append(JudgedFile(size, seen, run.unreadable, run.skipped))
         if not run.events and not run.outside:
             raise KubehabitError(
                 f"{', '.join(run.logs.files)}: no audit event found. docs/sources.md lists what can be read."
             )
-        run.unreadable, run.skipped = left_out.unreadable, left_out.skipped.total()
         self._engine.flush()
         self._finish()
         run.done = True
@@ -238,6 +263,7 @@ class _Backtest:
 
     def _save(self, chunks: int) -> None:
         """The snapshot first: progress never names one that is not there."""
+        self._engine.flush()  # what surrounds alerts is not in the snapshot
         self._engine.store.flush()
         self._run.chunks = chunks
         self._snapshots.write(take_snapshot(self._engine, EventDeduplicator(1), chunks)())

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -76,6 +80,68 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert (total.events, total.actions) == (scored.events, scored.actions)
     assert sum(total.alerts.values()) == len(found)
     assert backtest(logs, options) == done  # nothing is judged twice
+
+
+def test_logs_that_come_in_parts_are_judged_as_if_they_were_there_at_once(
+    tmp_path: Path, tiny_bundle: Path, labelled_lines: list[bytes]
+) -> None:
+    whole = tmp_path / "whole.log"
+    whole.write_bytes(b"\n".join(labelled_lines) + b"\n")
+    backtest(ClusterLogs("prod", (str(whole),)), BacktestOptions(str(tiny_bundle), str(tmp_path / "one")))
+    expected = alerts(tmp_path / "one")
+    cuts = _within_alerts(labelled_lines, expected)
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    arguments = ["backtest", f"prod={folder}", "--model", str(tiny_bundle), "--out", str(tmp_path / "four")]
+    events = 0
+    for part, (begin, end) in enumerate(pairwise([0, *cuts, len(labelled_lines)])):
+        lines = [*labelled_lines[begin:end], b"{"]
+        (folder / f"part{part}.log").write_bytes(b"\n".join(lines) + b"\n")
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        (found,) = json.loads(done.stdout)
+        assert found["events"] > events
+        assert found["unreadable"] == part + 1
+        events = found["events"]
+    assert part == 3
+    assert alerts(tmp_path / "four") == expected
+    for table in ("alert_ties", "incident_alerts"):
+        assert _rows(tmp_path / "four", table) == _rows(tmp_path / "one", table) != []
+    one = progress_of(tmp_path / "one", "prod")
+    assert one is not None
+    assert found["days"] == msgspec.to_builtins(one.days)
+
+
+def _within_alerts(lines: list[bytes], alerts: dict[str, Any]) -> list[int]:
+    """Three places to cut a log, each between two actions of an alert."""
+    row = {json.loads(line)["auditID"]: number for number, line in enumerate(lines)}
+    spans = [sorted({row[name] for name in alert["auditIDs"]}) for alert in alerts.values()]
+    cuts = sorted({span[len(span) // 2] for span in spans if len(span) > 1})
+    assert len(cuts) > 2
+    return [cuts[0], cuts[len(cuts) // 2], cuts[-1]]
+
+
+def _rows(out: Path, table: str) -> list[tuple[Any, ...]]:
+    """What a table of the alert store says, without the order of its writing."""
+    with closing(sqlite3.connect(out / "prod" / "alerts.db")) as store:
+        cursor = store.execute(f"SELECT * FROM {table}")
+        keep = [place for place, column in enumerate(cursor.description) if column[0] != "position"]
+        return sorted(tuple(row[place] for place in keep) for row in cursor)
+
+
+def test_parts_are_only_added_to_those_judged_and_these_must_not_change(
+    tmp_path: Path, tiny_bundle: Path, labelled_lines: list[bytes]
+) -> None:
+    files = tuple(str(tmp_path / name) for name in ("a.log", "b.log"))
+    for file, lines in zip(files, (labelled_lines[:300], labelled_lines[300:600]), strict=True):
+        Path(file).write_bytes(b"\n".join(lines) + b"\n")
+    options = BacktestOptions(str(tiny_bundle), str(tmp_path / "out"))
+    backtest(ClusterLogs("prod", files[1:]), options)
+    with pytest.raises(KubehabitError, match="New files may only follow those that it judged"):
+        backtest(ClusterLogs("prod", files), options)
+    with Path(files[1]).open("ab") as log:
+        log.write(labelled_lines[600] + b"\n")
+    with pytest.raises(KubehabitError, match="has changed since it was judged"):
+        backtest(ClusterLogs("prod", files[1:]), options)
 
 
 def test_only_what_is_within_the_time_asked_for_is_judged_and_the_rest_is_counted(
