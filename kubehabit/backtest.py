@@ -28,7 +28,7 @@ def backtest(
         list[str],
         typer.Argument(
             metavar="[NAME=]LOG...",
-            help="One log for each cluster: a file, or a folder of its files. Default name: the log's.",
+            help="One log for each cluster: a file, a folder of its files, or the URL of either. Default name: the log's.",
         ),
     ],
     out: Annotated[Path, opt.Out],
@@ -111,20 +111,24 @@ def _print(done: list[ClusterBacktest], as_json: bool) -> None:
 def _cluster(text: str) -> ClusterLogs:
     from data.errors import KubehabitError
     from data.events.reader import log_files
+    from data.events.remote_log import is_url, log_of
     from serving.rollout.backtest import ClusterLogs
 
-    name, equals, path = text.partition("=")
-    log = Path(path if equals else text)
+    name, equals, path = ("", "", text) if is_url(text) else text.partition("=")
+    log = log_of(path if equals else text)
     name = (
         name
         if equals
-        else re.sub(r"[^A-Za-z0-9._-]", "-", log.name.split(".")[0] or log.resolve().name).lstrip(".-_")
+        else re.sub(r"[^A-Za-z0-9._-]", "-", log.name.split(".")[0] or Path(str(log)).resolve().name).lstrip(
+            ".-_"
+        )
     )
     if not _NAME.fullmatch(name):
         raise KubehabitError(f"{name!r} is no name of a cluster: letters, digits, dots and dashes.")
-    if not log.exists():
+    if isinstance(log, Path) and not log.exists():
         raise KubehabitError(f"There is no log {log}.")
-    return ClusterLogs(name, tuple(str(file.resolve()) for file in log_files([log])))
+    files = (file.resolve() if isinstance(file, Path) else file for file in log_files([log]))
+    return ClusterLogs(name, tuple(map(str, files)))
 
 
 class _Bar:

@@ -118,13 +118,22 @@ def show(answer: Any, screen: str, as_json: bool) -> None:
 
 # -- input and output -------------------------------------------------------------------------------------------
 
+
+def _log(text: str) -> Any:
+    """A path, or a log elsewhere by its URL."""
+    from data.events.remote_log import log_of
+
+    return log_of(text)
+
+
 _LOG = "plain, .gz or .zst, in any format that docs/sources.md names"
 Log = Annotated[Path, typer.Argument(help=f"Audit log: {_LOG}.", **_FILE)]
 Logs = Annotated[
     list[Path],
     typer.Argument(
         metavar="LOG...",
-        help=f"Audit logs, oldest first: {_LOG}; files, folders, or - for standard input.",
+        parser=_log,
+        help=f"Audit logs, oldest first: {_LOG}; files, folders, URLs, or - for standard input.",
     ),
 ]
 Dataset = typer.Option("--data", help="Dataset made by `kubehabit data build`.", exists=True, file_okay=False)

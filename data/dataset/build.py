@@ -29,7 +29,8 @@ from data.dataset.pseudonyms import replace_people
 from data.dataset.table import FORMAT, ArrowFolder, dataset_features
 from data.errors import KubehabitError
 from data.events.audit_event import DeadLetter
-from data.events.reader import DeadLetterFile
+from data.events.reader import DeadLetterFile, LogPath, log_files
+from data.events.remote_log import RemoteLog
 from data.paths import shipped
 from data.principals.identity import Identity, Principal, describe_folds, fold_report
 from data.principals.ownership import OwnerTracker
@@ -92,7 +93,7 @@ def _iso(microseconds: int) -> str:
 
 
 def build(
-    logs: list[Path],
+    logs: Sequence[LogPath],
     out: Path,
     *,
     settings: ActionSettings | None = None,
@@ -128,6 +129,9 @@ def build(
         raise KubehabitError("No audit log given: name at least one file.")
     settings = settings or ActionSettings.shipped()
     rules = Sensitivity(sensitivity if sensitivity is not None else shipped("sensitivity.yaml")["rules"])
+    # A folder or pattern elsewhere is its files, each a job of its own.
+    elsewhere = ([*log_files([log])] if isinstance(log, RemoteLog) else [log] for log in logs)
+    logs = [file for files in elsewhere for file in files]
     jobs = plan(logs)
     out.mkdir(parents=True, exist_ok=True)
     parts = encode_all(jobs, out / "parts", settings, rules, workers=workers, progress=progress, spark=spark)

@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,11 +35,11 @@ from data.actions.breadth import Read
 from data.actions.encoder import ActionBatch, ActionEncoder, ActionSettings, joined
 from data.actions.fields import STATIC_FIELDS
 from data.actions.sensitivity import Sensitivity
-from data.errors import KubehabitError
 from data.events.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter
 from data.events.decode import decode_lines
 from data.events.formats.registry import Sources
-from data.events.reader import read_events, read_range
+from data.events.reader import LogPath, read_events, read_range, size_of
+from data.events.remote_log import RemoteLog
 from data.principals.ownership import Link
 from data.spark import run_tasks
 from data.timestamps import parse_times
@@ -62,7 +62,7 @@ _BATCH_ACTIONS = 2048
 class Job:
     """A stretch of a log that one worker reads: the whole of it, or a range of bytes of an uncompressed one."""
 
-    log: Path
+    log: LogPath
     index: int
     begin: int
     end: int | None
@@ -101,7 +101,7 @@ class DatasetPart:
         return cast(npt.NDArray[Any], np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
-def _is_plain(log: Path) -> bool:
+def _is_plain(log: LogPath) -> bool:
     """Whether a log is uncompressed with one native event a line, and so can be entered anywhere."""
     sources = Sources()
     with log.open("rb") as raw:
@@ -109,7 +109,7 @@ def _is_plain(log: Path) -> bool:
     return len(decoded.events) == 1 and set(sources.records) == {"native"}
 
 
-def plan(logs: list[Path]) -> list[Job]:
+def plan(logs: Sequence[LogPath]) -> list[Job]:
     """Cut logs into jobs, in log order.
 
     Raises:
@@ -117,11 +117,7 @@ def plan(logs: list[Path]) -> list[Job]:
     """
     jobs: list[Job] = []
     for log in logs:
-        try:
-            size = log.stat().st_size
-        except OSError as error:
-            message = f"Cannot read the audit log {log}: {error.strerror}. Check the path."
-            raise KubehabitError(message) from error
+        size = size_of(log)
         if size > RANGE_BYTES and _is_plain(log):
             for begin, end in itertools.pairwise([*range(0, size, RANGE_BYTES), size]):
                 jobs.append(Job(log, len(jobs), begin, end, end - begin))
@@ -282,9 +278,16 @@ def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dic
     return writer.written
 
 
+def _version(log: LogPath) -> list[object]:
+    if isinstance(log, RemoteLog):
+        return log.version()
+    found = log.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
 def _manifest(jobs: list[Job], settings: dict[str, Any], rules: list[dict[str, Any]]) -> str:
     """Changes when the parts of an earlier build would no longer be right."""
-    logs = {str(job.log.absolute()): [job.log.stat().st_size, job.log.stat().st_mtime_ns] for job in jobs}
+    logs = {str(log.absolute()): _version(log) for log in {job.log for job in jobs}}
     described = json.dumps([_MANIFEST, PART_ACTIONS, RANGE_BYTES, logs, settings, rules], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 

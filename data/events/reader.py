@@ -17,6 +17,7 @@ from data.events.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter, Dec
 from data.events.decode import CHUNK_BYTES, SMALL_BYTES, LogRecords
 from data.events.formats.registry import Sources
 from data.events.packing import DAMAGE, Blocks, unpacked
+from data.events.remote_log import RemoteLog
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _CHUNK_RECORDS = 4096
 #: Stands for standard input.
 STDIN = Path("-")
+#: A log on this machine, or elsewhere by URL.
+LogPath = Path | RemoteLog
 
 
 class DeadLetters(Protocol):
@@ -86,13 +89,13 @@ class _ByteRange(io.RawIOBase):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Stream, Callable[[], int]]]:
+def _open(path: LogPath) -> Iterator[tuple[Stream, Callable[[], int]]]:
     """Open by content, not by name: the unpacked stream, and a function that returns how much of the file is read."""
     if path == STDIN:
         raw: io.RawIOBase = _ByteRange(sys.stdin.buffer)
     else:
         try:
-            raw = path.open("rb", buffering=0)
+            raw = path.raw() if isinstance(path, RemoteLog) else path.open("rb", buffering=0)
         except OSError as error:
             raise _unreadable(path, error) from error
     packed = io.BufferedReader(raw, 1 << 20)  # which closes `raw` when nobody has it any more
@@ -102,12 +105,12 @@ def _open(path: Path) -> Iterator[tuple[Stream, Callable[[], int]]]:
         raw.close()
 
 
-def _unreadable(path: Path, error: OSError) -> KubehabitError:
+def _unreadable(path: LogPath, error: OSError) -> KubehabitError:
     return KubehabitError(f"Cannot read the audit log {path}: {error.strerror}. Check the path.")
 
 
 def open_lines(
-    path: Path,
+    path: LogPath,
     *,
     on_bytes: Callable[[int], None] | None = None,
     on_damage: Callable[[int, str], None] | None = None,
@@ -145,7 +148,7 @@ def open_lines(
 
 
 def read_events(
-    path: Path,
+    path: LogPath,
     dead_letters: DeadLetters,
     *,
     on_bytes: Callable[[int], None] | None = None,
@@ -156,7 +159,7 @@ def read_events(
 
     Args:
         path: a file of any format that docs/sources.md names, plain, gzip or zstd; a folder of such files, which are read in the
-            order of their first events; `-` for standard input.
+            order of their first events; `-` for standard input; a log elsewhere (`data.events.remote_log`).
         dead_letters: where unreadable records go, each with its line.
         on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
         sources: gives the formats found afterwards, and carries GKE's long-running requests over several files.
@@ -173,7 +176,7 @@ def read_events(
 
 
 def _report(
-    log: Path,
+    log: LogPath,
     decoded: Decoded,
     dead_letters: DeadLetters,
     on_skipped: Callable[[Mapping[str, int]], None] | None,
@@ -190,7 +193,7 @@ def _blocks(stream: Stream, *, interactive: bool = False) -> Blocks:
     return Blocks(stream, CHUNK_BYTES, SMALL_BYTES, interactive=interactive)
 
 
-def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
+def _read(log: LogPath, sources: Sources) -> Iterator[tuple[Decoded, int]]:
     """Chunks of one file, each with the compressed bytes read by then."""
     with _open(log) as (stream, tell):
         for decoded in LogRecords(_blocks(stream, interactive=log == STDIN), sources).chunks():
@@ -208,7 +211,7 @@ def _line_from(raw: IO[bytes], position: int) -> int:
 
 
 def read_range(
-    log: Path,
+    log: LogPath,
     begin: int,
     end: int,
     dead_letters: DeadLetters,
@@ -233,15 +236,17 @@ def read_range(
             on_lines(records.line - 1)
 
 
-def size_of(log: Path) -> int:
-    """Bytes of a log as it lies on disk; 0 for standard input. A missing file raises KubehabitError."""
+def size_of(log: LogPath) -> int:
+    """Bytes of a log as it is stored; 0 for standard input. A missing file raises KubehabitError."""
+    if isinstance(log, RemoteLog):
+        return log.size()
     try:
         return 0 if log == STDIN else log.stat().st_size
     except OSError as error:
         raise _unreadable(log, error) from error
 
 
-def first_time(log: Path) -> str:
+def first_time(log: LogPath) -> str:
     """When the first event near the beginning of a file was written, RFC 3339; "" if there is none.
 
     Not when it was received: a watch that ended after an hour may come first.
@@ -252,7 +257,7 @@ def first_time(log: Path) -> str:
     return ""
 
 
-def log_files(paths: Iterable[Path]) -> list[Path]:
+def log_files(paths: Iterable[LogPath]) -> list[LogPath]:
     """The files behind paths that may be folders, those of a folder in the order of their first events.
 
     Hidden and empty files of a folder are left out; files without an event come last, so that they are reported, not forgotten.
@@ -260,7 +265,10 @@ def log_files(paths: Iterable[Path]) -> list[Path]:
     return [file for path in paths for file in _files_of(path)]
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(path: LogPath) -> list[LogPath]:
+    if isinstance(path, RemoteLog):
+        found: list[LogPath] = [*path.files()]
+        return found if len(found) == 1 else _by_time(found)
     if path == STDIN or not path.is_dir():
         return [path]
     found = [
@@ -272,5 +280,9 @@ def _files_of(path: Path) -> list[Path]:
     ]
     if not found:
         raise KubehabitError(f"The folder {path} holds no file. Name the folder that the logs are in.")
+    return _by_time(found)
+
+
+def _by_time(files: list[LogPath]) -> list[LogPath]:
     # RFC 3339 in UTC sorts as text; API servers and clouds all write UTC.
-    return sorted(found, key=lambda file: (first_time(file) or "~", str(file)))
+    return sorted(files, key=lambda file: (first_time(file) or "~", str(file)))

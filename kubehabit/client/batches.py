@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from data.events.audit_event import MAX_EVENT_BYTES
 from data.events.formats.json_stream import Documents, opens_document
 from data.events.formats.text_lines import is_part
-from data.events.reader import log_files, open_lines, size_of
+from data.events.reader import LogPath, log_files, open_lines, size_of
 
 #: Most of one batch, uncompressed: well below the service's default limit of a body.
 BATCH_BYTES = 1 << 20
@@ -19,7 +18,7 @@ BATCH_EVENTS = 1000
 
 
 def batches_of(
-    logs: Sequence[Path], title: str, on_damage: Callable[[str], None] | None = None
+    logs: Sequence[LogPath], title: str, on_damage: Callable[[str], None] | None = None
 ) -> Iterator[list[bytes]]:
     """Batches of several logs, files or folders, with a progress bar on a terminal; raises as `batches`."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -40,7 +39,7 @@ def batches_of(
 
 
 def batches(
-    log: Path,
+    log: LogPath,
     *,
     on_bytes: Callable[[int], None] | None = None,
     on_damage: Callable[[str], None] | None = None,

@@ -28,6 +28,7 @@ from data.durable_file import replacing, write_durably
 from data.errors import KubehabitError
 from data.events.left_out import LeftOut
 from data.events.reader import read_events, size_of
+from data.events.remote_log import log_of
 from data.timestamps import parse_times
 from serving.registry.client import parse_model
 from serving.rollout.loader import load_engine
@@ -193,7 +194,7 @@ def _begun(folder: Path, logs: ClusterLogs, options: BacktestOptions) -> Cluster
             "judged. Name another --out, or remove that folder."
         )
     for file, judged in zip(before, found.judged, strict=False):
-        if size_of(Path(file)) != judged.size:
+        if size_of(log_of(file)) != judged.size:
             raise KubehabitError(
                 f"{file} has changed since it was judged for {folder}. Name another --out, or remove that folder."
             )
@@ -218,7 +219,7 @@ class _Backtest:
             restore(self._snapshots.read(run.chunks), self._engine)
         last = run.judged[-1] if run.judged else JudgedFile(0, 0, 0, 0)
         seen, left_out = last.chunks, LeftOut(last.unreadable, Counter(earlier=last.skipped))
-        for file in map(Path, run.logs.files[len(run.judged) :]):
+        for file in map(log_of, run.logs.files[len(run.judged) :]):
             size = size_of(file)
             for chunk in read_events(file, left_out, on_skipped=left_out.skip):
                 seen += 1
