@@ -137,7 +137,7 @@ def backtest(
 
     Raises:
         KubehabitError: another run is at it, the folder holds a run of other logs or options, a file that was judged has changed,
-            the model cannot be loaded, or no log can be read.
+            the model is another version or cannot be loaded, or no log can be read.
     """
     folder = Path(options.out) / logs.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,13 @@ class _Backtest:
     def run(self, on_events: Callable[[int], None]) -> None:
         run = self._run
         if run.chunks:
-            restore(self._snapshots.read(run.chunks), self._engine)
+            snapshot, loaded = self._snapshots.read(run.chunks), self._engine.loaded
+            if loaded is None or snapshot.bundle != loaded.detector.bundle.checksum:
+                raise KubehabitError(
+                    f"{run.options.model} is another version than the one that judged {self._folder} so far. Name another "
+                    "--out, and a model by its number where logs are to be added later."
+                )
+            restore(snapshot, self._engine)
         last = run.judged[-1] if run.judged else JudgedFile(0, 0, 0, 0)
         seen, left_out = last.chunks, LeftOut(last.unreadable, Counter(earlier=last.skipped))
         for file in map(log_of, run.logs.files[len(run.judged) :]):

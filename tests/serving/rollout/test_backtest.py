@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from data.errors import KubehabitError
+from data.paths import starter_bundle
 from kubehabit.main import app
 from serving.rollout.backtest import BacktestOptions, ClusterLogs, backtest, progress_of
 from serving.rollout.backtest_runners import run_here, run_on_spark
@@ -128,14 +129,20 @@ def _rows(out: Path, table: str) -> list[tuple[Any, ...]]:
         return sorted(tuple(row[place] for place in keep) for row in cursor)
 
 
-def test_parts_are_only_added_to_those_judged_and_these_must_not_change(
+def test_parts_are_only_added_to_those_judged_by_the_same_model_and_these_must_not_change(
     tmp_path: Path, tiny_bundle: Path, labelled_lines: list[bytes]
 ) -> None:
     files = tuple(str(tmp_path / name) for name in ("a.log", "b.log"))
     for file, lines in zip(files, (labelled_lines[:300], labelled_lines[300:600]), strict=True):
         Path(file).write_bytes(b"\n".join(lines) + b"\n")
-    options = BacktestOptions(str(tiny_bundle), str(tmp_path / "out"))
+    model = tmp_path / "model"
+    model.symlink_to(tiny_bundle)
+    options = BacktestOptions(str(model), str(tmp_path / "out"))
     backtest(ClusterLogs("prod", files[1:]), options)
+    model.unlink()
+    model.symlink_to(starter_bundle())
+    with pytest.raises(KubehabitError, match="is another version than the one that judged"):
+        backtest(ClusterLogs("prod", (*files[1:], files[0])), options)
     with pytest.raises(KubehabitError, match="New files may only follow those that it judged"):
         backtest(ClusterLogs("prod", files), options)
     with Path(files[1]).open("ab") as log:
