@@ -24,8 +24,8 @@ from data.events.audit_event import AuditEvent
 from data.events.reader import DeadLetterFile, read_events
 from detection.bundle import Bundle
 from detection.detector import Detector
-from training.evaluation.metrics import named_by
-from training.evaluation.strict_replay import Outcome, StrictReplay
+from training.evaluation.metrics import Label, named_by
+from training.evaluation.strict_replay import FalseIncident, Outcome, StrictReplay
 from training.evaluation.transplants import Case, at, received
 
 _HOUR = 3600 * 1_000_000
@@ -126,9 +126,30 @@ def measure(bundle: Bundle, folder: Path, days: int, count: int, seed: int) -> l
         *rows("the rota at 03:00", found[True, False], thief=False),
         Row("others at their own hour, noticed", 100 * _seen(found[False, True]), "%"),
         Row("the rota at its own hour, noticed", 100 * _seen(found[True, True]), "%"),
-        Row("false incidents a day", len(replayed.false) / days, "1/day"),
+        *alarms(replayed.false, labels, days),
         Row("people of the rota", len(rota), ""),
         Row("other people without nights", len(own) - len(rota), ""),
+    ]
+
+
+def alarms(false: Sequence[FalseIncident], labels: Sequence[Label], days: int) -> list[Row]:
+    """False incidents a day: all, those that notify, and of these those by principals that no look-alike run has changed before.
+
+    A look-alike goes on after its run: a pipeline that moved stays where it is, and labels do not name what it does there. Nobody
+    gives a verdict here, so it is flagged as a repeat until it was done on several days.
+    """
+    changed = {
+        name: np.datetime64(label["start"].rstrip("Z"), "us").astype(int)
+        for label in reversed(labels)
+        if label["kind"] != "attack"
+        for name in label["principals"]
+    }
+    notify = [one for one in false if one.repeats < one.actions]
+    rest = [one for one in notify if one.time < changed.get(one.principal, one.time + 1)]
+    return [
+        Row("false incidents a day", len(false) / days, "1/day"),
+        Row("of them that notify, repeats left out", len(notify) / days, "1/day"),
+        Row("of those, by principals after no look-alike run", len(rest) / days, "1/day"),
     ]
 
 

@@ -36,11 +36,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Hit(NamedTuple):
-    """A flagged action."""
+    """A flagged action; `repeat` if it only repeats what was flagged before."""
 
     principal: str
     time: int
     labelled: bool
+    repeat: bool
 
 
 #: Alerts of a slow attack within one working day count as one case for the analyst.
@@ -60,6 +61,11 @@ def incidents(hits: list[Hit], gap: float = INCIDENT_SECONDS) -> list[list[Hit]]
                 found.append([])
             found[-1].append(hit)
     return found
+
+
+def notifying(found: list[list[Hit]]) -> int:
+    """How many incidents are more than repeats, by which an earlier one grows and nobody is notified."""
+    return sum(not all(hit.repeat for hit in incident) for incident in found)
 
 
 def replay(bundle: Bundle, folder: Path) -> list[Row]:
@@ -87,7 +93,8 @@ def replay(bundle: Bundle, folder: Path) -> list[Row]:
                 first, last = int(times[0]) if first is None else first, int(times[-1])
             for row in np.flatnonzero(scores.flagged).tolist():
                 audit_id = events[int(scores.event[row])].auditID
-                hits.append(Hit(scores.principal[row], int(times[row]), audit_id in named))
+                repeat = bool(scores.repeat[row])
+                hits.append(Hit(scores.principal[row], int(times[row]), audit_id in named, repeat))
                 if audit_id in run_of:
                     caught.add(run_of[audit_id])
     letters.close()
@@ -95,11 +102,12 @@ def replay(bundle: Bundle, folder: Path) -> list[Row]:
     attacks = [i for i, run in enumerate(labels) if run["kind"] == "attack"]
     slow = [i for i in attacks if "slow" in labels[i]["scenario"]]
     found = incidents(hits)
-    false = sum(not any(hit.labelled for hit in incident) for incident in found)
+    false = [incident for incident in found if not any(hit.labelled for hit in incident)]
     rows = [
         at_least("attack runs caught", 100 * len(caught & set(attacks)) / len(attacks), "%", 90.0),
         Row("slow attack runs caught", 100 * len(caught & set(slow)) / max(len(slow), 1), "%"),
-        at_most("false incidents a day", false / days, "1/day", 5.0),
+        at_most("false incidents a day", len(false) / days, "1/day", 5.0),
+        Row("of them that notify, repeats left out", notifying(false) / days, "1/day"),
         Row("incidents a day, attacks included", len(found) / days, "1/day"),
         at_most(
             "incidents a day, those of one principal within six hours joined",

@@ -7,10 +7,10 @@ import pytest
 from msgspec import json
 from msgspec.structs import replace
 
-from benchmarks.night import moved, rows, sessions
+from benchmarks.night import alarms, moved, rows, sessions
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
-from training.evaluation.strict_replay import Outcome
+from training.evaluation.strict_replay import FalseIncident, Outcome
 from training.evaluation.transplants import at, received
 
 _HOUR = 3600 * 1_000_000
@@ -64,3 +64,17 @@ def test_shares_are_of_the_cases() -> None:
     assert (noticed.value, noticed.ok, high.value) == (50.0, False, 25.0)
     assert np.isclose(times.value, 0.8)
     assert rows("the rota", seen, thief=False)[1].ok is False
+
+
+def test_repeats_and_what_a_look_alike_leaves_behind_are_counted_apart() -> None:
+    def incident(principal: str, second: int, repeats: int) -> FalseIncident:
+        time = second * 1_000_000
+        return FalseIncident(principal, "service", time, 2, repeats, "high", "", 1.0, 1.0, 0.0, [], [])
+
+    labels = [
+        {"kind": "attack", "principals": ["robbed"], "start": "1970-01-01T00:00:00Z"},
+        {"kind": "benign-lookalike", "principals": ["moved", "late"], "start": "1970-01-01T00:00:05.5Z"},
+    ]
+    false = [incident("moved", 6, 1), incident("robbed", 6, 0), incident("late", 5, 0)]
+    repeats = [incident("moved", second, 2) for second in range(7, 12)]
+    assert [row.value for row in alarms(false + repeats, labels, 2)] == [4.0, 1.5, 1.0]
