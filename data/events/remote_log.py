@@ -55,6 +55,9 @@ class _RemoteFile(io.RawIOBase):
         target = memoryview(buffer)
         with self._log.errors():
             data = self._file.read(len(target))
+            size = getattr(self._file, "size", None)
+            if len(target) and not data and size is not None and self._file.tell() < size:
+                raise EOFError(f"it ended after {self._file.tell():,} of {size:,} bytes")
         target[: len(data)] = data
         return len(data)
 

@@ -75,6 +75,19 @@ def test_a_folder_or_pattern_is_read_in_the_order_of_first_events(
     )
 
 
+def test_a_file_that_ends_before_its_size_is_an_error(
+    memory: Any, monkeypatch: pytest.MonkeyPatch, normal_lines: list[bytes]
+) -> None:
+    content = b"\n".join(normal_lines[:2000]) + b"\n"
+    memory.pipe_file("/logs/audit.log", content[: len(content) // 2])
+    opened = memory.open("/logs/audit.log", "rb")
+    monkeypatch.setattr(type(opened), "size", len(content))
+    left_out = LeftOut()
+    with pytest.raises(KubehabitError, match=r"it ended after [0-9,]+ of [0-9,]+ bytes"):
+        list(read_events(RemoteLog("memory://logs/audit.log"), left_out))
+    assert left_out.unreadable == 0
+
+
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
