@@ -35,10 +35,11 @@ from data.actions.breadth import Read
 from data.actions.encoder import ActionBatch, ActionEncoder, ActionSettings, joined
 from data.actions.fields import STATIC_FIELDS
 from data.actions.sensitivity import Sensitivity
+from data.errors import KubehabitError
 from data.events.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter
 from data.events.decode import decode_lines
 from data.events.formats.registry import Sources
-from data.events.reader import LogPath, read_events, read_range, size_of
+from data.events.reader import STDIN, LogPath, read_events, read_range, size_of
 from data.events.remote_log import RemoteLog
 from data.principals.ownership import Link
 from data.spark import run_tasks
@@ -117,6 +118,10 @@ def plan(logs: Sequence[LogPath]) -> list[Job]:
     """
     jobs: list[Job] = []
     for log in logs:
+        if log == STDIN:
+            raise KubehabitError(
+                "A dataset is built from files, so that a build that is stopped can go on. Write standard input to a file first."
+            )
         size = size_of(log)
         if size > RANGE_BYTES and _is_plain(log):
             for begin, end in itertools.pairwise([*range(0, size, RANGE_BYTES), size]):

@@ -137,6 +137,11 @@ def test_a_log_to_learn_nothing_from_is_a_sentence(tmp_path: Path, lines: list[b
     assert not (tmp_path / "out" / "card.json").exists()
 
 
+def test_a_dataset_is_not_built_from_standard_input(tmp_path: Path) -> None:
+    with pytest.raises(KubehabitError, match="built from files"):
+        build([Path("-")], tmp_path / "out", progress=False)
+
+
 def test_a_dataset_is_not_overwritten(trained: Trained) -> None:
     with pytest.raises(KubehabitError, match="already holds a dataset"):
         build([Path("log")], trained.dataset, progress=False)
