@@ -1,7 +1,7 @@
 """Strict figures of a model bundle on labelled recordings: every run alone, hundreds of transplants, and the harder questions.
 
     python -m benchmarks.transplants BUNDLE LOG:LABELS [LOG:LABELS ...] [--quick] [--json OUT]
-    python -m benchmarks.transplants BUNDLE LOG:LABELS --data DATASET --minutes 2,5,10,30
+    python -m benchmarks.transplants BUNDLE LOG:LABELS --data DATASET --minutes 2,5,10,30 [--picture curve.png]
     python -m benchmarks.transplants BUNDLE LOG:LABELS --rows again,pace,rehearsal,taught
 
 With `--data` alone, habits and calibration are learned again by the code at hand, around the bundle's network. Recordings are
@@ -52,6 +52,17 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def curve(found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Rows of `training.evaluation.plots.learning_curve`, of figures whose names say of how many minutes they are."""
+    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name, one in found.items():
+        recording, _, minutes = name.removesuffix(" minutes of log").rpartition(", ")
+        strict = one["strict_false_per_10k_person_actions"]
+        row = float(minutes), one["strict"]["recall"], one["transplants"]["recall"], strict
+        rows.setdefault(recording, []).append(row)
+    return rows
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and print."""
     from data.paths import shipped, shipped_rules
@@ -76,6 +87,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", help="learning curve: habits and calibration of the last minutes alone")
     parser.add_argument("--report", type=Path, help="also write the tables side by side as Markdown")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="of --minutes: also draw the learning curve, as PNG")
     options = parser.parse_args(given)
     sets = {"again": GAPS, "pace": PACES, "rehearsal": (REHEARSAL,), "taught": (TAUGHT,), "none": ()}
     rows = [] if options.quick else [row for name in options.rows.split(",") for row in sets[name]]
@@ -113,6 +125,10 @@ def main(given: Sequence[str] | None = None) -> None:
     show(found)
     if options.report:
         options.report.write_text(markdown(found))
+    if options.picture and options.minutes:
+        from training.evaluation.plots import learning_curve
+
+        learning_curve(curve(found)).savefig(options.picture, dpi=110)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

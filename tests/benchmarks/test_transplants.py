@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from benchmarks.transplants import markdown, show
+from benchmarks.transplants import curve, markdown, show
 from training.evaluation.alone import figures
+from training.evaluation.plots import learning_curve
 from training.evaluation.strict_replay import FalseIncident, Outcome, Replayed
 from training.evaluation.transplants import Case
 
@@ -30,6 +31,18 @@ def test_recordings_stand_side_by_side() -> None:
     recall = next(line for line in lines if line[0] == "| recall")
     assert [cell[:3] for cell in recall[1:]] == ["75%", "75%", "25%", "25%"]
     assert "| strict false incidents per 10,000 | 2.00 | - | 0.00 | - |" in table
+
+
+def test_a_learning_curve_is_drawn_of_figures_by_minutes() -> None:
+    found = {
+        f"dev, {minutes} minutes of log": judged(seen, 4, false)
+        for minutes, seen, false in ((2, 1, 3), (30, 4, 1))
+    }
+    rows = curve(found)
+    assert rows == {"dev": [(2.0, 0.25, 0.25, 3.0), (30.0, 1.0, 1.0, 1.0)]}
+    recall, false = learning_curve(rows).axes
+    assert [list(line.get_ydata()) for line in recall.lines] == [[0.25, 1.0], [0.25, 1.0]]
+    assert list(false.lines[0].get_ydata()) == [3.0, 1.0]
 
 
 def test_each_false_incident_is_listed(capsys: Any) -> None:

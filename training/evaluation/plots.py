@@ -53,6 +53,29 @@ def losses(train: Sequence[tuple[int, float]], held_back: Sequence[tuple[int, fl
     return figure
 
 
+def learning_curve(found: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Figure:
+    """What a longer log is worth.
+
+    Args:
+        found: by recording, rows of minutes of log, recall of runs alone, recall of transplants, and strict false incidents per
+            10,000 actions of people and pipelines.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    recall, false = figure.subplots(1, 2)
+    for (name, rows), colour in zip(found.items(), (ACCENT, INK, SOFT), strict=False):
+        minutes, alone, moved, strict = zip(*rows, strict=True)
+        recall.plot(minutes, alone, color=colour, marker="o", label=f"{name}, runs alone")
+        recall.plot(minutes, moved, color=colour, marker="o", linestyle="--", label=f"{name}, transplants")
+        false.plot(minutes, strict, color=colour, marker="o", label=name)
+    recall.set(xlabel="minutes of log", ylabel="recall", ylim=(0, 1.02))
+    false.set(xlabel="minutes of log", ylabel="strict false incidents per 10,000")
+    false.set_ylim(bottom=0)
+    for axes in (recall, false):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def fields(fitted: CalibrationResult) -> Figure:
     """Reconstruction error of each field on held-back actions: mean and 99th percentile."""
     figure, axes = _figure("Reconstruction error of each field, held-back normal actions", height=5)
