@@ -309,7 +309,7 @@ def test_rules_say_whose_they_are_what_they_did_and_what_their_tests_say(
     client: TestClient,
 ) -> None:
     page = text_of(client, "/console/rules", days="90")
-    assert "39 rules in use; all" in page
+    assert "40 rules in use; all" in page
     assert "The file broken.yaml cannot be used" in page
     own = text_of(client, "/console/rules", own="own", days="90")
     assert "by-readers own" in own
