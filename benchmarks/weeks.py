@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from data.events.left_out import LeftOut
 from data.events.reader import read_events
+from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.bundle import Bundle
 from detection.detector import Detector
 
@@ -43,7 +44,7 @@ def scored(bundle: Bundle, folder: Path) -> tuple[npt.NDArray[np.int64], Floats,
     times, scores, kinds = [], [], []
     for chunk in read_events(folder / "labelled.jsonl.zst", LeftOut()):
         found = detector.score(chunk)
-        mine = np.array([kind in ("human", "serviceaccount") for kind in found.kind], bool)
+        mine = np.array([kind in PEOPLE_AND_PIPELINES for kind in found.kind], bool)
         named = [kind_of.get(chunk[index].auditID, 0) for index in found.event.tolist()]
         times.append(found.time.astype(np.int64)[mine])
         scores.append(np.stack([found.error, found.surprise, found.novelty], axis=1)[mine])

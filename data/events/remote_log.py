@@ -61,8 +61,8 @@ class _RemoteFile(io.RawIOBase):
         target[: len(data)] = data
         return len(data)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
+    def seek(self, offset: int, origin: int = io.SEEK_SET, /) -> int:
+        return int(self._file.seek(offset, origin))
 
     def tell(self) -> int:
         return int(self._file.tell())

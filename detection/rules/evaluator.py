@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import sub
@@ -63,6 +63,24 @@ class ActedEvents:
             own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
             pauses=scores.pauses.tolist() or [0] * len(scores.principal),
         )
+
+
+class EarlierActions:
+    """What each principal did before, for logs that no detector scores."""
+
+    def __init__(self) -> None:
+        self._actions: Counter[str] = Counter()
+        self._latest: dict[str, int] = {}
+
+    def add(self, principals: Iterable[str], times: Iterable[int]) -> tuple[list[int], list[int]]:
+        """Take in actions in the order of the log; returns `own_actions` and `pauses` of each, as `ActedEvents` has them."""
+        own, pauses = list[int](), list[int]()
+        for name, time_of in zip(principals, times, strict=True):
+            own.append(self._actions[name])
+            pauses.append(max(time_of - self._latest.get(name, time_of), 0))
+            self._actions[name] += 1
+            self._latest[name] = time_of
+        return own, pauses
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from data.actions.encoder import ActionEncoder, ActionSettings
 from data.events.audit_event import AuditEvent
-from detection.rules.evaluator import ActedEvents, RuleCounts, RuleEvaluator
+from detection.rules.evaluator import ActedEvents, EarlierActions, RuleCounts, RuleEvaluator
 from detection.rules.hit_filter import FilteredHit, HitFilter, reported
 from detection.rules.rule import Rule
 
@@ -91,20 +91,15 @@ def replay(
     encoder = ActionEncoder(settings or ActionSettings.shipped())
     evaluator, kept = RuleEvaluator(rules), HitFilter()
     found = RuleReplay(counts=evaluator.counts)
-    earlier: Counter[str] = Counter()
-    latest: dict[str, int] = {}
+    earlier = EarlierActions()
     for chunk in chunks:
         batch = encoder.encode(chunk)
         who = [batch.principals[code] for code in batch.principal.tolist()]
-        own, pauses, times = list[int](), list[int](), batch.time.tolist()
-        for one, time in zip(who, times, strict=True):
-            own.append(earlier[one.name])
-            pauses.append(max(time - latest.get(one.name, time), 0))
-            earlier[one.name] += 1
-            latest[one.name] = time
+        names, times = [one.name for one in who], batch.time.tolist()
+        own, pauses = earlier.add(names, times)
         acted = ActedEvents(
             events=[chunk[index] for index in batch.event.tolist()],
-            principals=[one.name for one in who],
+            principals=names,
             kinds=[one.kind for one in who],
             groups=[one.groups[0] for one in who],
             times=times,

@@ -12,7 +12,7 @@ import msgspec
 from data.events.audit_event import UNREADABLE, AuditEvent, decode_event, why
 from data.principals.identity import identify
 from data.timestamps import parse_times
-from detection.rules.evaluator import ActedEvents, RuleEvaluator
+from detection.rules.evaluator import ActedEvents, EarlierActions, RuleEvaluator
 from detection.rules.rule import Rule, RuleTest
 from detection.rules.watched_days import DAY
 
@@ -103,16 +103,11 @@ def acted_events(events: Sequence[AuditEvent]) -> ActedEvents:
     """Columns of events whose principals are their users, without any folding of names."""
     who = [identify(one.user.username, one.user.groups) for one in events]
     times = parse_times([one.requestReceivedTimestamp or one.stageTimestamp for one in events]).tolist()
-    earlier: dict[str, int] = {}
-    latest: dict[str, int] = {}
-    own, pauses = list[int](), list[int]()
-    for one, time in zip(who, times, strict=True):
-        own.append(earlier.get(one.name, 0))
-        pauses.append(max(time - latest.get(one.name, time), 0))
-        earlier[one.name], latest[one.name] = own[-1] + 1, time
+    names = [one.name for one in who]
+    own, pauses = EarlierActions().add(names, times)
     return ActedEvents(
         events,
-        [one.name for one in who],
+        names,
         [one.kind for one in who],
         [one.groups[0] for one in who],
         times,

@@ -93,7 +93,7 @@ def test_rules_see_a_pause_since_training_once_the_days_between_had_a_log(
             found += [scores.principal[row] for row in finder.find([one], scores)]
         return found
 
-    others = [on_day(day, "somebody@example.com") for day in range(1, 47)]
+    others = [on_day(day, "other@example.com") for day in range(1, 47)]
     assert reported([*others, on_day(47, name), on_day(47, name)]) == [name]
     assert reported([on_day(47, name)]) == []  # a model of a log of weeks ago
     assert reported([*others, on_day(47, "newcomer@example.com")]) == []
