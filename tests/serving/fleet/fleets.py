@@ -212,6 +212,11 @@ class LonePartition:
             self.scorer.append(LogRecord(offset + number, key, line))
         self.scorer.work()
 
+    def clear(self) -> None:
+        """Delete old checkpoints; returns when they are gone."""
+        self.scorer.clear()
+        self.writers.submit(lambda: None).result()
+
     def alerts(self) -> Alerts:
         """What the store has of `prod`."""
         return alerts_of(self.settings, "prod")

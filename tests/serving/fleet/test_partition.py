@@ -155,8 +155,7 @@ def test_old_checkpoints_go_and_what_is_needed_stays(partition: LonePartition, l
     for begin in range(50, 350, 50):
         partition.score(lines[begin : begin + 50])
         checkpoint(partition)
-        partition.scorer.clear()
-        partition.writers.submit(int).result()
+        partition.clear()
     assert len(list(folder.glob("*.json"))) == 2
     assert len(list((folder / "prod").iterdir())) == 2
     assert len(list((folder / "idle").iterdir())) == 1

@@ -107,7 +107,7 @@ def test_a_worker_goes_on_from_any_place_as_from_a_folder(
     for begin in range(0, 900, 300):  # so many checkpoints that old ones are deleted
         partition.score(lines[begin : begin + 300])
         partition.scorer.finish()
-        partition.scorer.clear()
+        partition.clear()
     partition.score(lines[900:1000])  # in the store, and in no checkpoint
     partition.started()
     assert partition.scorer.position == 900
