@@ -27,6 +27,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.signing_keys import load_signing_key
+from data.usable_cores import usable_cores
 from detection.bundle import Bundle, sign
 from training import bundle_writer, checkpoints, model_card, registry, stability, warm_start
 from training.calibrate import (
@@ -51,7 +52,7 @@ class RegisterConfig:
         alias: alias of the new version; serving follows `champion`. If not given, the first version becomes `champion` and
             every later one `challenger`, for `kubehabit promote` to decide on.
         experiment: MLflow experiment of the run.
-        threads: CPU threads for training; 0 uses all cores.
+        threads: CPU threads for training; 0 uses all cores that this process may use.
         signing_key: Ed25519 private key (PEM) with which the bundle is signed; None leaves it unsigned.
     """
 
@@ -169,6 +170,13 @@ def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
         raise KubehabitError(f"{config}: {error}. See kubehabit train --help.") from error
 
 
+def use_threads(asked: int) -> None:
+    """Compute with so many CPU threads; 0 takes all that the cores of this process and `OMP_NUM_THREADS` allow."""
+    import torch
+
+    torch.set_num_threads(asked or min(torch.get_num_threads(), usable_cores()))
+
+
 def quieten_lightning() -> None:
     """Keep Lightning's remarks out of the terminal; errors still show."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -212,9 +220,8 @@ def _train(
 ) -> TrainResult:
     """`train` with parsed options, inside `registry.connected()`."""
     import mlflow
-    import torch
 
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    use_threads(options.threads)
     if options.signing_key is not None:
         load_signing_key(options.signing_key)  # before a long training, not after it
     experiment = registry.experiment_id(options.experiment)

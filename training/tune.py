@@ -8,7 +8,6 @@ proposes the trials; they are stored in SQLite, so an interrupted search can be 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from detection.reconstruction import Model
 from training import registry
 from training.config_file import ConfigFile
 from training.stretch import window_inputs
-from training.train import parse, quieten_lightning
+from training.train import parse, quieten_lightning, use_threads
 
 _ACTION = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
 
@@ -198,7 +197,6 @@ def _suggest(trial: Any, name: str, how: Mapping[str, Any]) -> Any:
 
 def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> dict[str, float]:
     """Train one candidate and score it on held-back normal data."""
-    import torch
 
     from training.export import TorchModel
 
@@ -208,7 +206,7 @@ def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> 
         "enable_checkpointing": "false",
     }
     cli = parse(config, data, [*(f"--trainer.{name}={value}" for name, value in steps.items()), *options])
-    torch.set_num_threads(cli.config.register.threads or os.cpu_count() or 1)
+    use_threads(cli.config.register.threads)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     drawn = swaps(cli.datamodule.table, cli.model.config.window, search.windows)
     trained = cli.model.model.eval().cpu()

@@ -10,7 +10,6 @@ import gc
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import signal
 import threading
@@ -44,6 +43,7 @@ from data.events.remote_log import RemoteLog
 from data.principals.ownership import Link
 from data.spark import run_tasks
 from data.timestamps import parse_times
+from data.usable_cores import usable_cores
 
 #: Actions in a part: bounds the memory of a worker, and what a kill can cost.
 PART_ACTIONS = 100_000
@@ -330,7 +330,7 @@ def encode_all(
     with Progress(*columns, disable=not progress) as bar:
         total, left = sum(job.size for job in jobs), sum(job.size for job in todo)
         task = bar.add_task("reading audit log", total=total, completed=total - left)
-        count = min(workers or os.cpu_count() or 1, len(todo))
+        count = min(workers or usable_cores(), len(todo))
         arguments = (folder.absolute(), settings.to_dict(), rules.table)
         if spark is not None and todo:
             elsewhere = [replace(job, log=job.log.absolute()) for job in todo]

@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 
 from data.errors import KubehabitError
 from data.events.decode import decode_lines
@@ -15,7 +16,7 @@ from detection.bundle import Bundle
 from detection.detector import Detector
 from tests.conftest import ROOT, SMALL, Trained
 from training.registry import connected, download
-from training.train import train
+from training.train import train, use_threads
 
 
 @pytest.fixture
@@ -137,3 +138,15 @@ def test_training_leaves_the_environment_as_it_was(trained: Trained) -> None:
         assert mlflow.get_tracking_uri() == tracking_uri()
     assert "MLFLOW_TRACKING_URI" not in os.environ
     assert "MLFLOW_REGISTRY_URI" not in os.environ
+
+
+def test_training_takes_the_threads_that_are_asked_for_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        use_threads(2)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr("training.train.usable_cores", lambda: 1)
+        use_threads(0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -36,7 +36,7 @@ from training.ablation.variants import AblateConfig, Ablated, Variant
 from training.calibrate import CalibrationConfig, HeldBack, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel
-from training.train import ExperimentCLI, parse, quieten_lightning
+from training.train import ExperimentCLI, parse, quieten_lightning, use_threads
 
 EXPERIMENT = "kubehabit-ablation"
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -203,12 +203,11 @@ def ablate(
     Returns:
         MLflow run that holds the table and the plot.
     """
-    import torch
 
     quieten_lightning()
     chosen = variants.chosen(only)
     cli = parse(config, where.data, list(options))
-    torch.set_num_threads(int(cli.config.register.threads) or torch.get_num_threads())
+    use_threads(cli.config.register.threads)
     exam = Exam.prepare(where.data, where.log, read_labels(where.labels))
     with registry.connected():
         experiment = _Experiment(where, config, options, exam, cli)

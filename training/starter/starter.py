@@ -6,8 +6,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from data.dataset.table import ActionTable, load
 from data.errors import KubehabitError
 from detection.bundle import Bundle
@@ -18,7 +16,7 @@ from training import bundle_writer, registry
 from training.calibrate import CalibrationResult, calibrate, calibration_config
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
 from training.starter.pooling import pool
-from training.train import figures_of, parse, quieten_lightning
+from training.train import figures_of, parse, quieten_lightning, use_threads
 from training.warm_start import parameters_of
 
 
@@ -70,7 +68,7 @@ def train_starter(
         pooled = Path(scratch) / "pooled"
         pool([load(path) for path in datasets], pooled)
         cli = parse(config, pooled, list(overrides or []))
-        torch.set_num_threads(cli.config.register.threads or torch.get_num_threads())
+        use_threads(cli.config.register.threads)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         table: ActionTable = cli.datamodule.table
         model = cli.model.model.eval().cpu()
