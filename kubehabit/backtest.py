@@ -135,10 +135,10 @@ class _Bar:
     """Progress on a terminal: events judged in this process, and clusters that are done."""
 
     def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
+        from data.work_progress import WorkProgress
+
         columns = (
             SpinnerColumn(),
             TextColumn("judging"),
@@ -146,7 +146,7 @@ class _Bar:
             TextColumn("clusters{task.fields[events]}"),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress = WorkProgress(*columns, transient=True)
         self._task = self._progress.add_task("", total=None, events="")
         self._progress.start()
         return self

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, DeadLetter
@@ -14,6 +14,7 @@ from data.events.left_out import LeftOut
 from data.events.reader import DeadLetterFile, DeadLetters, read_events
 from data.paths import home
 from data.visible_text import visible
+from data.work_progress import WorkProgress
 
 #: Logs of which it was said what was left out: evaluations read a log several times.
 _said: set[Path] = set()
@@ -53,7 +54,7 @@ def read_log(
     columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
     letters, left_out = DeadLetterFile(home() / "dead-letters.jsonl"), LeftOut()
     empty = True
-    with Progress(*columns, disable=not progress, transient=True) as bar:
+    with WorkProgress(*columns, disable=not progress, transient=True) as bar:
         try:
             task = bar.add_task(title, total=log.stat().st_size if log.exists() else None)
             chunks = read_events(

@@ -18,7 +18,7 @@ import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from data.actions.fields import FIELDS
 from data.arrays import Flags
@@ -28,6 +28,7 @@ from data.events.audit_event import EXAMPLE_EVENT
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.signing_keys import load_signing_key
 from data.usable_cores import usable_cores
+from data.work_progress import WorkProgress
 from detection.bundle import Bundle, sign
 from training import bundle_writer, checkpoints, model_card, registry, stability, warm_start
 from training.calibrate import (
@@ -115,11 +116,11 @@ class _Curves(Callback):
 class _ProgressBar(Callback):
     """Steps done, loss and time left: the stream of batches is endless, so Lightning's own bar would show no end."""
 
-    progress: Progress | None = None
+    progress: WorkProgress | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, _: Any) -> None:
         # Made here and not before: strategies that spawn processes pickle their callbacks, and a bar holds locks.
-        self.progress = Progress(
+        self.progress = WorkProgress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),

@@ -18,7 +18,6 @@ import numpy as np
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -29,6 +28,7 @@ from data.arrays import Floats, Ints
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from data.paths import home
+from data.work_progress import WorkProgress
 from detection.reconstruction import Model
 from training import registry
 from training.config_file import ConfigFile
@@ -152,7 +152,7 @@ def tune(
     done = len(found.get_trials(states=(complete,)))
     # Seeded by how far the search is: with one seed, a search that goes on would draw its first trials a second time.
     found.sampler = optuna.samplers.TPESampler(seed=done)
-    bar = Progress(
+    bar = WorkProgress(
         TextColumn("tuning"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -27,7 +27,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from data.actions.attributes import attribute_hashes, mix
 from data.actions.breadth import Read
@@ -44,6 +44,7 @@ from data.principals.ownership import Link
 from data.spark import run_tasks
 from data.timestamps import parse_times
 from data.usable_cores import usable_cores
+from data.work_progress import WorkProgress
 
 #: Actions in a part: bounds the memory of a worker, and what a kill can cost.
 PART_ACTIONS = 100_000
@@ -327,7 +328,7 @@ def encode_all(
     todo = [job for job in jobs if not (folder / f"{job.name}.done").exists()]
     percent = TextColumn("{task.percentage:>3.0f}%")
     columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
+    with WorkProgress(*columns, disable=not progress) as bar:
         total, left = sum(job.size for job in jobs), sum(job.size for job in todo)
         task = bar.add_task("reading audit log", total=total, completed=total - left)
         count = min(workers or usable_cores(), len(todo))
@@ -349,7 +350,7 @@ def _encode(job: Job, arguments: tuple[Path, dict[str, Any], list[dict[str, Any]
 
 
 def _in_parallel(
-    todo: list[Job], arguments: tuple[Any, ...], count: int, bar: Progress, task: TaskID
+    todo: list[Job], arguments: tuple[Any, ...], count: int, bar: WorkProgress, task: TaskID
 ) -> None:
     """Keep `count` workers busy. Spawned, not forked: a fork of a process with threads may lock up."""
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:

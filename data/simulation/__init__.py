@@ -10,7 +10,7 @@ from random import Random
 from time import monotonic
 
 import zstandard
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from data.errors import KubehabitError
 from data.simulation.attacks import Campaign, choose
@@ -20,6 +20,7 @@ from data.simulation.control_plane import start_machines
 from data.simulation.kernel import Kernel
 from data.simulation.people import start_people
 from data.simulation.world import World
+from data.work_progress import WorkProgress
 
 __all__ = ["SimulationSettings", "Summary", "load_settings", "simulate"]
 MIN_PRINCIPALS = 10
@@ -116,7 +117,7 @@ def simulate(
         TextColumn("{task.fields[events]:,} events"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not progress, transient=True) as bar:
+    with WorkProgress(*columns, disable=not progress, transient=True) as bar:
         task = bar.add_task("simulating", total=end - start, events=0)
 
         def tick(now: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from data.events.audit_event import MAX_EVENT_BYTES
 from data.events.formats.json_stream import Documents, opens_document
 from data.events.formats.text_lines import is_part
 from data.events.reader import LogPath, log_files, open_lines, size_of
+from data.work_progress import WorkProgress
 
 #: Most of one batch, uncompressed: well below the service's default limit of a body.
 BATCH_BYTES = 1 << 20
@@ -20,12 +20,11 @@ BATCH_EVENTS = 1000
 def batches_of(
     logs: Sequence[LogPath], title: str, on_damage: Callable[[str], None] | None = None
 ) -> Iterator[list[bytes]]:
-    """Batches of several logs, files or folders, with a progress bar on a terminal; raises as `batches`."""
+    """Batches of several logs, files or folders, with a progress bar; raises as `batches`."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
     found = log_files(logs)
     done = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with WorkProgress(*columns, transient=True) as progress:
         bar = progress.add_task(title, total=sum(map(size_of, found)) or None)
         for log in found:
             before = done

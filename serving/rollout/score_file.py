@@ -79,15 +79,15 @@ def score_log(log: Path, model_uri: str) -> ScoredLog:
 
 
 def _score(engine: Engine, log: Path, left_out: LeftOut) -> tuple[int, int, set[str]]:
-    """Score all of a log, with a progress bar on a terminal. Returns (events, scored actions, stages of the events)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    """Score all of a log, with a progress bar. Returns (events, scored actions, stages of the events)."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+
+    from data.work_progress import WorkProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
     events = scored = 0
     stages: set[str] = set()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with WorkProgress(*columns, transient=True) as progress:
         bar = progress.add_task("scoring", total=log.stat().st_size if log.exists() else None)
 
         def on_bytes(done: int) -> None:

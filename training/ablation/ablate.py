@@ -18,13 +18,14 @@ import lightning
 import numpy as np
 import yaml
 from lightning.pytorch.callbacks import LambdaCallback
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data.actions.encoder import ActionSettings
 from data.arrays import Floats
 from data.dataset.build import build
 from data.errors import KubehabitError
 from data.paths import Recordings, home
+from data.work_progress import WorkProgress
 from detection.calibration import Calibration
 from detection.evidence import Accumulator
 from detection.reconstruction import Model, Nll
@@ -252,7 +253,7 @@ class _Experiment:
     def run(self, waiting: Sequence[Variant]) -> None:
         """Train and judge variants, each as an MLflow run."""
         untrained = {variant.model for variant in waiting if not self.cache(variant).is_file()}
-        bar = Progress(
+        bar = WorkProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from data.dataset.table import load
 from data.durable_file import replacing
 from data.errors import KubehabitError
 from data.paths import home
+from data.work_progress import WorkProgress
 from detection.bundle import Bundle
 from detection.calibration import Calibration
 from detection.detector import Detector
@@ -119,7 +120,7 @@ def ablate_alone(
     log = hashlib.sha256(where.log.read_bytes()).hexdigest()
     given = (source(JUDGES), bundle.checksum, log, json.dumps(labels), config.read_text(), str(transplants))
     rows, texts = [], []
-    with Progress(
+    with WorkProgress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True
     ) as bar:
         task = bar.add_task("judging", total=len(chosen))

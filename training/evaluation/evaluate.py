@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TextColumn
+from rich.progress import TextColumn
 
 from data.actions.encoder import ActionEncoder, ActionSettings
 from data.arrays import Flags, Floats
@@ -24,6 +24,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, shipped, shipped_rules, tracking_uri
 from data.visible_text import visible
+from data.work_progress import WorkProgress
 from detection.bundle import Bundle
 from detection.detector import SEVERITIES
 from detection.rules.replay import HitFinder
@@ -345,7 +346,7 @@ def _rivals(
         )
     person, system = (float(value) for value in list(bundle.calibration.budget.values())[:2])
     waiting = [*baselines(table, bundle.meta["model"]), ReconstructionError(champion)]
-    with Progress(TextColumn("fitting {task.description}"), disable=not progress, transient=True) as bar:
+    with WorkProgress(TextColumn("fitting {task.description}"), disable=not progress, transient=True) as bar:
         task = bar.add_task("baselines")
         rivals = list(
             fitted(waiting, table, Budget(person, system), lambda title: bar.update(task, description=title))

@@ -28,11 +28,12 @@ from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from data.actions.sensitivity import LEVELS
 from data.arrays import Flags
 from data.events.audit_event import AuditEvent, ObjectRef
+from data.work_progress import WorkProgress
 from detection.detector import SEVERITIES, Detector, Scores
 from detection.rules.replay import HitFinder
 from detection.rules.rule import Rule
@@ -165,7 +166,7 @@ class StrictReplay:
         alarms = _Alarms()
         slots = -(-len(self.clean) // _SLOT)
         columns = TextColumn("replaying runs"), BarColumn(), TimeRemainingColumn()
-        with Progress(*columns, disable=not progress, transient=True) as bar:
+        with WorkProgress(*columns, disable=not progress, transient=True) as bar:
             task = bar.add_task("", total=slots + len(cases))
             for slot in range(slots + 1):
                 for number in starting.get(slot, ()):
