@@ -3,8 +3,7 @@
 Run: python -m benchmarks.bench_starter [--bundle FOLDER] [--watch LOG] [--log LOG --labels FILE] [--minutes 0,10,30]
 
 Watches the normal work of a cluster that it was not trained on, then judges every attack run of the labelled log alone, as
-`kubehabit evaluate` does. Without --bundle a starter is trained on simulated clusters only, because the shipped recordings are
-of the cluster that it is judged on.
+`kubehabit evaluate` does. The starter that ships was trained on simulated clusters only: it has seen nothing of the recorded one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 
 from benchmarks.report import Row, at_least, at_most, report
 from data.events.audit_event import AuditEvent
-from data.paths import Recordings
+from data.paths import Recordings, starter_bundle
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.bundle import Bundle
 from detection.detector import Detector
@@ -114,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, help="folder of a starter bundle, instead of training one")
+    parser.add_argument("--bundle", type=Path, help="folder of another starter bundle")
     parser.add_argument("--watch", type=Path, default=shipped.normal)
     parser.add_argument("--log", type=Path, default=shipped.labelled)
     parser.add_argument("--labels", type=Path, default=shipped.labels)
@@ -124,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[Row] = []
     found: dict[str, Any] = {}
-    bundle = Bundle.load(options.bundle)
+    bundle = Bundle.load(options.bundle or starter_bundle())
     bundle = replace(bundle, settings=replace(bundle.settings, trusted_hops=Recordings.TRUSTED_HOPS))
     bundle = replace(bundle, calibration=bundle.calibration.scaled(options.scale))
     for minutes in map(float, options.minutes.split(",")):
@@ -146,6 +145,8 @@ def main() -> None:
         rows.append(at_least(f"recall, each run alone, {after}", 100 * one["strict"]["recall"], "%", 75.0))
         strict = one["strict_false_per_10k_person_actions"]
         rows.append(at_most(f"strict false incidents per 10,000, {after}", strict, "", 5.0))
+        notified = one["notified_false_per_10k_person_actions"]
+        rows.append(Row(f"of those, not only repeats of earlier ones, {after}", notified, ""))
         rows.append(
             Row(
                 f"strict false incidents per 1M of machinery, {after}",
