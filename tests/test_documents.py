@@ -107,6 +107,17 @@ def test_each_command_of_the_helps_is_one_with_the_options_that_it_is_shown_with
     assert count > 60
 
 
+def test_no_help_of_an_option_names_a_module_of_the_code() -> None:
+    shown = {
+        f"{' '.join(path)} {param.name}: {param.help}"
+        for path, command in _leaves(ROOT_COMMAND, ())
+        for param in command.params
+        if getattr(param, "help", None)
+    }
+    assert len(shown) > 100
+    assert [text for text in shown if "opt." in text] == []
+
+
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
