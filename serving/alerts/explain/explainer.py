@@ -249,12 +249,14 @@ class Explainer(Phrases):
     def _peers(novelty: Novelty, its: str) -> str:
         """What peers did; empty when there are none to compare with."""
         peers, having = novelty.peers, novelty.peers_with
-        if 1 < peers <= having:
+        if 1 < peers == having:
             return f", though all of {its} {peers:,} peers have"
         if peers == having == 1:
             return f", though {its} only peer has"
         if having:
             has = "has" if having == 1 else "have"
+            if having > peers:  # some joined the group after training, which alone says how large it is
+                return f", though {having:,} of {its} peers {has}"
             return f", though {having:,} of {its} {count_of(peers, 'peer', 'peers')} {has}"
         if peers <= 0:
             return "" if novelty.anyone_with else ", nor has anybody else"

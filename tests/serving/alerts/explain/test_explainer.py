@@ -116,6 +116,8 @@ def test_a_harvest_is_said_once_in_its_shortest_time(explainer: Explainer) -> No
         ({"peers": 9, "peers_with": 3}, "though 3 of its 9 peers have."),
         ({"peers": 2, "peers_with": 2}, "though all of its 2 peers have."),
         ({"peers": 1, "peers_with": 1}, "though its only peer has."),
+        ({"peers": 2, "peers_with": 3}, "though 3 of its peers have."),
+        ({"peers": 0, "peers_with": 1}, "though 1 of its peers has."),
         ({"peers": 0}, "(0 of 1,197 earlier actions)."),
         ({"peers": 0, "anyone_with": 0}, "nor has anybody else."),
         ({"anyone_with": 0}, "nor has any of its 2 peers, nor anybody else in the cluster."),
