@@ -311,8 +311,9 @@ class Explainer(Phrases):
         if others > 0:
             span = span_words(alert.last_seen - alert.first_seen)
             noun = count_of(others, "more unusual action", "more unusual actions")
+            all_within = not alert.actions_again  # else the counts are of what was done again as well
             actions = [
-                one.description + (f" ({one.count} times)" if one.count > 1 else "")
+                one.description + (f" ({one.count} times)" if one.count > 1 and all_within else "")
                 for one in sorted(alert.repeated, key=lambda one: -one.count)
                 if one.description != action.description
             ]

@@ -106,6 +106,9 @@ def test_a_repeat_joins_its_alert_across_days_and_notifies_nobody(engine: Engine
     assert waiting(engine) == 0
     [incident] = engine.incidents.page().incidents
     assert (incident.action_count, incident.alert_count) == (6, 1)
+    report = engine.incidents.get(incident.id)
+    assert report is not None
+    assert (report.last_seen, report.last_again) == (raised.last_seen, START + timedelta(days=7))
 
 
 def test_a_log_read_in_at_once_gives_the_same_alert(store: AlertStore, explainer: Explainer) -> None:

@@ -288,6 +288,20 @@ def test_a_stretch_tells_its_gravest_action_and_counts_the_others(explainer: Exp
     )
 
 
+def test_what_was_done_again_later_is_not_counted_within_the_first_stretch(explainer: Explainer) -> None:
+    made = alert(
+        explainer,
+        action(explainer, habits=[novelty("namespace", "payments")]),
+        action(explainer, "get", "configmaps", name="a", severity="low", seconds=60),
+        action(explainer, "get", "configmaps", name="a", severity="low", seconds=60),
+    )
+    made.actions_again = made.times_again = 1
+    made.last_again = made.last_seen + timedelta(hours=4)
+    text = explainer.sentence(made)
+    assert "With 1 more unusual action within 60 seconds: read ConfigMap a in payments." in text
+    assert "It was done again later, 1 time" in text
+
+
 def test_words_of_kubernetes_are_explained(explainer: Explainer) -> None:
     made = alert(explainer, action(explainer))
     assert {"Secret", "service account"} <= set(made.terms)
