@@ -56,8 +56,8 @@ class BothDecoders:
         ]
         targets, sizes = targets_at(given[0], given[1], given[4]), self.network.config.vocabulary
         with torch.no_grad():
-            sharing = self.network.sharing[targets + self.network.offsets]
-            sides = [field_nll(logits, targets, sizes) + sharing for logits in self.network(*given)]
+            cost = self.network.cost_of_kinds(targets)
+            sides = [field_nll(logits, targets, sizes) + cost for logits in self.network(*given)]
         return torch.cat(sides, dim=-1).numpy(), np.empty(0, np.float32)
 
 

@@ -245,6 +245,8 @@ class Probation:
                 one = record.attributes.get(key)
                 if one is None or one.state not in _HELD:
                     continue
+                if one.excepted and not one.marked and not excepted[row]:
+                    continue  # as if it had never been done
                 found.held[row, column] = True
                 if abs(now - one.reported) <= _WINDOW and (excepted[row] or not one.excepted):
                     found.times[row, column] = one.times

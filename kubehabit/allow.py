@@ -61,7 +61,7 @@ def allow_add(
     file: ExceptionsFile = None,
     config: opt.ServeConfig = None,
 ) -> None:
-    """Add an exception to the file; a running service holds to it a second later.
+    """Add an exception to the file; a running service holds to it at once.
 
     Example:  `kubehabit allow add migration --principal alice@corp --verb list --resource secrets --namespace payments
     --reason CHG-1021 --expires 2026-12-24`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +47,9 @@ TRAINING_PACKAGES = frozenset(
 )
 #: Packages that only `pip install 'kubehabit[mcp]'` brings.
 ASSISTANT_PACKAGES = frozenset(("mcp", "mcp_types"))
+#: What a file system answers when the account, the disk or the path is at fault.
+REFUSED_BY_HOST = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR))
+DISK_IS_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 #: Packages of kubehabit beside this one; their names are common ones.
 ROOMS = ("configs", "data", "detection", "training", "serving")
 
@@ -84,6 +88,14 @@ class _PlainErrors(TyperGroup):
             )
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno in DISK_IS_FULL:
+                fail(f"{error.strerror}: make room, and give the command again.")
+            if error.errno not in REFUSED_BY_HOST or not error.filename:
+                raise
+            fail(
+                f"Cannot use {error.filename}: {error.strerror}. Name another place, or change its permissions."
+            )
         except Exception as error:
             from data.errors import KubehabitError
 

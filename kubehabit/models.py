@@ -55,12 +55,12 @@ def ablate(
     data: Annotated[Path | None, opt.Dataset] = None,
     log: Annotated[
         Path | None,
-        opt.file_option("--log", "Labelled audit log to evaluate on. Default: the opt.shipped one."),
+        opt.file_option("--log", "Labelled audit log to evaluate on. Default: the shipped one."),
     ] = None,
     labels: Annotated[Path | None, opt.Labels] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Run only this variant, beside the opt.shipped one; may be repeated."),
+        typer.Option("--only", help="Run only this variant, beside the shipped one; may be repeated."),
     ] = None,
     steps: Annotated[
         int | None,

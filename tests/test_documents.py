@@ -107,6 +107,71 @@ def test_each_command_of_the_helps_is_one_with_the_options_that_it_is_shown_with
     assert count > 60
 
 
+def test_no_help_of_an_option_names_a_module_of_the_code() -> None:
+    shown = {
+        f"{' '.join(path)} {param.name}: {param.help}"
+        for path, command in _leaves(ROOT_COMMAND, ())
+        for param in command.params
+        if getattr(param, "help", None)
+    }
+    assert len(shown) > 100
+    assert [text for text in shown if "opt." in text] == []
+
+
+#: Options of other programs, and of benchmarks, that the documents name by themselves.
+FOREIGN = {
+    "--no-deps",
+    "--password",
+    "--env-manager",
+    *("--minutes", "--skip", "--minimise", "--mutate", "--each", "--quick", "--soak", "--gigabytes"),
+}
+
+
+def test_each_option_that_a_document_names_by_itself_is_one_of_some_command() -> None:
+    known = {"--help"}
+    for path, command in _leaves(ROOT_COMMAND, ()):
+        known.update(option for param in command.params for option in param.opts)
+        if path[1:] == ("list",) or path == ("events",):  # filters are added when they are parsed
+            shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"}).output
+            known.update(re.findall(r"--[a-z-]+", shown))
+    named = {
+        (document.name, option)
+        for document in DOCUMENTS
+        for option in re.findall(r"`(--[a-z][a-z-]+)[^`]*`", document.read_text())
+        if not option.startswith(("--audit-", "--trainer"))
+    }
+    assert len(named) > 50
+    assert sorted((name, option) for name, option in named if option not in known | FOREIGN) == []
+
+
+def _anchors(document: Path) -> set[str]:
+    """Where a link can lead to in a document, as GitHub names its headings."""
+    headings = re.findall(r"^#+ (.+)$", _without_code(document.read_text()), re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^\s*```.*?^\s*```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_each_link_between_documents_leads_somewhere() -> None:
+    broken, count = [], 0
+    for document in [*DOCUMENTS, *sorted((ROOT / "docs" / "auditing").glob("*.md"))]:
+        for link in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", _without_code(document.read_text()))
+        ):
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            place = (document.parent / path).resolve() if path else document
+            count += 1
+            if not place.exists() or (anchor and anchor not in _anchors(place)):
+                broken.append(f"{document.relative_to(ROOT)}: {link}")
+    assert count > 250
+    assert broken == []
+
+
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [

@@ -99,6 +99,10 @@ class Autoencoder(nn.Module):
         self.rebuilt_share: Tensor
         self.register_buffer("rebuilt_share", torch.full((self.fields,), 0.5))
 
+    def cost_of_kinds(self, targets: Tensor) -> Tensor:
+        """What tokens [..., F] that stand for a kind of values cost besides, as one of so many: nats [..., F], 0 for others."""
+        return self.sharing[targets + self.offsets]
+
     def corrupt(self, tokens: Tensor) -> Tensor:
         """Replace a random share of the tokens by MASK (training only)."""
         hidden = torch.rand(tokens.shape, device=tokens.device) < self.config.mask
@@ -203,4 +207,4 @@ class Scorer(nn.Module):
             )
             nll.append(-log_probs.gather(-1, targets[..., i : i + 1]).squeeze(-1))
             every.append(log_probs)
-        return torch.stack(nll, -1) + self.model.sharing[targets + self.model.offsets], torch.cat(every, -1)
+        return torch.stack(nll, -1) + self.model.cost_of_kinds(targets), torch.cat(every, -1)

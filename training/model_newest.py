@@ -92,7 +92,7 @@ class NewestScorer(nn.Module):
         predicted = field_nll(
             model.next_heads(torch.cat([before, mine], dim=-1)), targets, self.sizes
         )  # [N, F]
-        return model.sharing[targets + model.offsets] - mixed(-rebuilt, -predicted, model.rebuilt_share)
+        return model.cost_of_kinds(targets) - mixed(-rebuilt, -predicted, model.rebuilt_share)
 
     def _step(self, gates: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step of the encoder from its gates [N, 4H] in the order i, f, o, g: state and memory [N, H]."""

@@ -201,7 +201,7 @@ def _earlier(time: str) -> str:
         moment = datetime.fromisoformat(time).astimezone(UTC) - _LAG
     except (ValueError, OverflowError):
         return time
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 @dataclass(slots=True)

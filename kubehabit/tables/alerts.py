@@ -53,7 +53,8 @@ def scored_log(scored: ScoredLog) -> RenderableType:
     model = scored.model
     left_out = scored.left_out
     missing = (
-        f" {left_out.unreadable:,} records unreadable, {left_out.skipped.total():,} skipped."
+        f" {left_out.unreadable:,} record{'' if left_out.unreadable == 1 else 's'} unreadable,"
+        f" {left_out.skipped.total():,} skipped."
         if left_out.sentence()
         else ""
     )

@@ -17,7 +17,7 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 class ReloadingFile(Generic[T]):
-    """A value read from files; `current()` checks at most once a second whether one of them changed.
+    """A value read from files; `current()` checks whether one of them changed, by default at most once a second.
 
     Polling needs no thread and no library, and sees what inotify does not, such as a Secret that the kubelet swaps by renaming
     a folder. A file counts as changed when its time, size or inode changes, links followed. `what` names the files in the log;
@@ -32,16 +32,18 @@ class ReloadingFile(Generic[T]):
         read: Callable[[], T],
         on_change: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        seconds: float | None = None,
     ) -> None:
         self._what = what
         self._paths = paths
         self._read = read
         self._on_change = on_change
         self._clock = clock
+        self._seconds = _SECONDS_BETWEEN_LOOKS if seconds is None else seconds
         # Before reading, so that a change in between is read once more.
         self._seen = self._signature()
         self._value = read()
-        self._next = clock() + _SECONDS_BETWEEN_LOOKS
+        self._next = clock() + self._seconds
         on_change(False)
 
     def current(self) -> T:
@@ -49,7 +51,7 @@ class ReloadingFile(Generic[T]):
         now = self._clock()
         if now < self._next:
             return self._value
-        self._next = now + _SECONDS_BETWEEN_LOOKS
+        self._next = now + self._seconds
         signature = self._signature()
         if signature == self._seen:
             return self._value

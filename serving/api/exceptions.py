@@ -58,7 +58,7 @@ class NewException(ApiModel):
 
 
 def allow(service: Service, wanted: NewException) -> HabitException:
-    """Add an exception to the file of `alerts.exceptions`; the service holds to it about a second later.
+    """Add an exception to the file of `alerts.exceptions`; the service holds to it from the next batch on.
 
     Raises:
         KubehabitError: the exception is wrong, or the file cannot hold it.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import socket
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)
 # More than the size of `struct timex` on any Linux.
 _TIMEX_BYTES = 512
 _TIME_ERROR = 5
@@ -20,7 +20,7 @@ def now() -> int:
 
 def written(moment: int) -> str:
     """Microseconds since 1970 UTC as RFC 3339, always with microseconds, always in UTC."""
-    return (_EPOCH + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_EPOCH + timedelta(microseconds=moment)).isoformat(timespec="microseconds") + "Z"
 
 
 def is_synchronised() -> bool | None:

@@ -110,6 +110,9 @@ class IncidentSummary(ApiModel):
 class Incident(IncidentSummary):
     """An incident in full."""
 
+    last_again: Annotated[
+        datetime | None, Field(description="when something in it was last done again, if after `lastSeen`")
+    ] = None
     severity_reasons: Annotated[list[str], Field(description="why it has this severity")] = []
     source: Source | None = None
     addresses: list[str] = []
@@ -195,6 +198,9 @@ def build_report(
     if not alerts:
         return report
     kinds = {alert.principal: alert.kind for alert in alerts}
+    last = max(alert.last_seen for alert in alerts)
+    again = [one.last_again for one in alerts if one.last_again is not None and one.last_again > last]
+    report.last_again = max(again, default=None)
     own = [one for one in actions if one.role != "consequence"]
     follow = [one for one in actions if one.role == "consequence"]
     counted = [one for one in own if one.role in SUSPICIOUS]

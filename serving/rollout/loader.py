@@ -161,9 +161,13 @@ def open_model(settings: Settings, wanted: ModelReference | Path | None = None) 
 
 
 def exceptions_of(settings: Settings) -> Callable[[], HabitExceptions]:
-    """The exceptions of the settings' file as it is; raises KubehabitError if it cannot be used now."""
+    """The exceptions of the settings' file as it is; raises KubehabitError if it cannot be used now.
+
+    The file is looked at for each batch, so that an exception holds for all that is received after it was added.
+    """
     path = settings.alerts.exceptions_path
-    return ReloadingFile("the file of exceptions", [path], partial(read_exceptions, path)).current
+    read = partial(read_exceptions, path)
+    return ReloadingFile("the file of exceptions", [path], read, seconds=0).current
 
 
 def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:

@@ -399,6 +399,29 @@ def test_an_exception_allows_a_deed_until_it_expires(touchy: Bundle) -> None:
     assert score(detector, done(2 * DAY + HOUR)).repeat.tolist() == [True]
 
 
+def test_mild_actions_that_an_exception_allowed_add_up_after_it_as_if_never_done(touchy: Bundle) -> None:
+    allowed, never = Detector(touchy), Detector(touchy)
+    deeds = [done(2 * DAY), done(2 * DAY + 2, verb="watch")]
+    apart = [score(Detector(touchy), deed).evidence[0] for deed in deeds]
+    calibration = replace(
+        touchy.calibration, person_thresholds=(1.01 * max(apart),) * len(touchy.calibration.horizons)
+    )
+    for detector in (allowed, never):
+        detector.bundle = replace(touchy, calibration=calibration)
+        for number in range(40):
+            score(detector, done(number, resource="pods"))
+    allowed.exceptions = HabitExceptions.from_list(
+        [MIGRATION | {"verbs": ["list", "watch"], "resources": ["secrets"]}]
+    )
+    assert not score(allowed, done(HOUR), done(HOUR + 2, verb="watch")).evidence.any()
+    for detector in (allowed, never):
+        for number in range(40):
+            score(detector, done(DAY + number, resource="pods"))
+    expected, found = score(never, *deeds), score(allowed, *deeds)
+    assert expected.flagged.any()
+    assert found.flagged.tolist() == expected.flagged.tolist()
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -1,5 +1,6 @@
 """The command line: it teaches, it is quick to answer, and what goes wrong is one sentence."""
 
+import errno
 import json
 import os
 import re
@@ -125,6 +126,39 @@ def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch, l
 
     stand_in(monkeypatch, "serving.rollout.score_file", score_log=score_log)
     assert isinstance(invoke("score", str(log)).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (
+            errno.EACCES,
+            "error: Cannot use /var/out: Permission denied. Name another place, or change its permissions.",
+        ),
+        (
+            errno.EROFS,
+            "error: Cannot use /var/out: Read-only file system. Name another place, or change its permissions.",
+        ),
+        (errno.ENOSPC, "error: No space left on device: make room, and give the command again."),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, log: Path, number: int, says: str
+) -> None:
+    def score_log(*_: Any) -> None:
+        raise OSError(number, os.strerror(number), "/var/out")
+
+    stand_in(monkeypatch, "serving.rollout.score_file", score_log=score_log)
+    result = invoke("score", str(log))
+    assert (result.exit_code, result.stderr) == (2, says + "\n")
+
+
+def test_a_file_of_our_own_that_is_not_there_is_a_bug(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
+    def score_log(*_: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "configs/gone.yaml")
+
+    stand_in(monkeypatch, "serving.rollout.score_file", score_log=score_log)
+    assert isinstance(invoke("score", str(log)).exception, FileNotFoundError)
 
 
 @pytest.mark.parametrize("missing", ["torch", "datasets", "mlflow.pyfunc"])

@@ -92,12 +92,14 @@ class _BundleNovelty(Baseline):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self._habits = bundle.habits.copy()
+        self._width = bundle.attributes
         # A bundle of an earlier version has none for the table: then every first time is flagged.
         limits = bundle.meta["baselines"].get(self.title.replace(" ", "_"), {"person": 1.0, "system": 1.0})
         self.thresholds = Thresholds(float(limits["person"]), float(limits["system"]))
 
     def _levels(self, stretch: Stretch) -> Levels:
-        known = self._habits.observe(stretch.attributes, stretch.name_hash, stretch.group_hash)
+        attributes = stretch.attributes[:, : self._width]
+        known = self._habits.observe(attributes, stretch.name_hash, stretch.group_hash)
         return novelty_levels(known)
 
 

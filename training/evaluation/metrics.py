@@ -96,6 +96,10 @@ def read_labels(labels: Path) -> list[Label]:
     """Labels from JSON; KubehabitError unless it is a list of runs."""
     try:
         found = json.loads(labels.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise KubehabitError(
+            f"Cannot read the labels {labels}: it is no JSON text. Unpack it if it is compressed."
+        ) from error
     except (OSError, ValueError) as error:
         raise KubehabitError(f"Cannot read the labels {labels}: {error}.") from error
     if not isinstance(found, list) or not all(

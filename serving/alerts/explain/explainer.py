@@ -249,12 +249,14 @@ class Explainer(Phrases):
     def _peers(novelty: Novelty, its: str) -> str:
         """What peers did; empty when there are none to compare with."""
         peers, having = novelty.peers, novelty.peers_with
-        if 1 < peers <= having:
+        if 1 < peers == having:
             return f", though all of {its} {peers:,} peers have"
         if peers == having == 1:
             return f", though {its} only peer has"
         if having:
             has = "has" if having == 1 else "have"
+            if having > peers:  # some joined the group after training, which alone says how large it is
+                return f", though {having:,} of {its} peers {has}"
             return f", though {having:,} of {its} {count_of(peers, 'peer', 'peers')} {has}"
         if peers <= 0:
             return "" if novelty.anyone_with else ", nor has anybody else"
@@ -309,8 +311,9 @@ class Explainer(Phrases):
         if others > 0:
             span = span_words(alert.last_seen - alert.first_seen)
             noun = count_of(others, "more unusual action", "more unusual actions")
+            all_within = not alert.actions_again  # else the counts are of what was done again as well
             actions = [
-                one.description + (f" ({one.count} times)" if one.count > 1 else "")
+                one.description + (f" ({one.count} times)" if one.count > 1 and all_within else "")
                 for one in sorted(alert.repeated, key=lambda one: -one.count)
                 if one.description != action.description
             ]

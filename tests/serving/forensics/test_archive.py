@@ -67,6 +67,14 @@ def three_days(store: EventStore, now: list[int]) -> None:
         now[0] += _DAY * (day < 2)
 
 
+def shipped(store: EventStore, now: list[int]) -> EventStore:
+    """The store with events of three days, of which the first two are merged and copied."""
+    three_days(store, now)
+    store.merge()
+    store.ship()
+    return store
+
+
 def of_prod(url: str) -> str:
     return f"{url}/cluster=prod"
 
@@ -129,10 +137,7 @@ def test_a_copy_answers_as_the_store_does(
 def test_the_database_of_a_copy_can_read_nothing_else(
     opened: Callable[..., EventStore], now: list[int], url: str, tmp_path: Path
 ) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     store.close()
     fsspec.filesystem("memory").pipe_file(f"{tmp_path}/other/secret.csv", b"a,b\n")
     (tmp_path / "secret.csv").write_text("a,b\n")
@@ -146,10 +151,7 @@ def test_the_database_of_a_copy_can_read_nothing_else(
 def test_an_engine_that_knows_hive_partitions_reads_it_as_it_is(
     opened: Callable[..., EventStore], now: list[int], url: str
 ) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     store.close()
     files = open_files(url)
     with duckdb.connect() as engine:
@@ -234,10 +236,7 @@ def test_copies_go_when_their_time_is_over_and_the_ledger_says_so(
 def test_copies_stay_while_the_clock_may_be_wrong(
     opened: Callable[..., EventStore], now: list[int], url: str
 ) -> None:
-    store = opened(days=10)
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(days=10), now)
     now[0] += 365 * _DAY  # in a moment
     store.ship()
     assert len(listed(url)) == 2  # and nothing is added: the third day's files are not merged yet
@@ -263,10 +262,7 @@ def test_a_file_that_is_not_as_it_was_sealed_is_not_copied(
 def test_a_copy_that_ends_at_any_place_is_gone_on_with(
     opened: Callable[..., EventStore], now: list[int], url: str, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     _erase(store, "alice@corp")
     real, chance, failures = getattr(ObjectFiles, ends), random.Random(3), [0]
 
@@ -301,10 +297,7 @@ def _erase(store: EventStore, name: str) -> int:
 
 
 def test_an_erasure_replaces_the_copies(opened: Callable[..., EventStore], now: list[int], url: str) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     before = listed(url)
     assert _erase(store, "alice@corp") > 10
     store.ship()
@@ -348,10 +341,7 @@ def test_what_an_erasure_cannot_reach_in_the_archive_is_counted(
 def test_what_is_changed_in_a_copy_is_found(
     opened: Callable[..., EventStore], now: list[int], url: str, what: str, kind: str
 ) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     now[0] += _DAY
     store.merge()
     store.ship()
@@ -379,10 +369,7 @@ def test_what_is_changed_in_a_copy_is_found(
 def test_a_head_that_cannot_be_read_is_a_sentence(
     opened: Callable[..., EventStore], now: list[int], url: str, head: bytes
 ) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     store.close()
     open_files(of_prod(url)).write("_ledger/head.json", head)
     with pytest.raises(KubehabitError, match="head of the archive's ledger cannot be read"):
@@ -396,10 +383,7 @@ def test_a_head_that_cannot_be_read_is_a_sentence(
 def test_the_copy_of_another_store_is_not_overwritten(
     opened: Callable[..., EventStore], now: list[int], url: str, tmp_path: Path
 ) -> None:
-    store = opened()
-    three_days(store, now)
-    store.merge()
-    store.ship()
+    store = shipped(opened(), now)
     store.close()
     before = checked(url).head
     shutil.rmtree(tmp_path / "events")  # the machine is lost, and its store begins again

@@ -11,6 +11,7 @@ import pytest
 
 from kubehabit.client.events import object_of
 from serving.api.parameters import codes_of
+from serving.forensics import clock
 from serving.forensics.queries import (
     EventFilter,
     EventQueries,
@@ -225,3 +226,10 @@ def test_answers_are_named_by_code_class_or_span() -> None:
     ]
     with pytest.raises(QueryError, match="4xx"):
         codes_of("all")
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00", "0999-12-31T23:59:59", "9999-12-31T23:59:59"])
+def test_a_time_in_an_answer_can_be_asked_for_however_far_away_it_is(time: str) -> None:
+    # A time that was never set is the first of the year 1 in what Go writes.
+    assert clock.written(moment_of(f"{time}Z", 0)) == f"{time}.000000Z"
+    assert moment_of(clock.written(moment_of(f"{time}Z", 0)), 0) == moment_of(f"{time}Z", 0)

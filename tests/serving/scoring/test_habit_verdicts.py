@@ -15,11 +15,13 @@ from fastapi.testclient import TestClient
 from data.actions.fields import FIELDS
 from data.events.audit_event import AuditEvent
 from detection.detector import Scores
-from detection.exceptions import AllowedAction, HabitExceptions
+from detection.exceptions import AllowedAction, HabitException, HabitExceptions
 from detection.probation import Verdict
+from serving.alerts.exceptions import append_exception
 from serving.alerts.explain.explainer import Explainer
 from serving.app import create_app
 from serving.delivery.outbox import Outbox
+from serving.rollout.loader import exceptions_of
 from serving.runtime import Service
 from serving.scoring.engine import Engine
 from serving.scoring.habit_verdicts import SOURCE, HabitVerdict
@@ -104,6 +106,9 @@ def test_a_repeat_joins_its_alert_across_days_and_notifies_nobody(engine: Engine
     assert waiting(engine) == 0
     [incident] = engine.incidents.page().incidents
     assert (incident.action_count, incident.alert_count) == (6, 1)
+    report = engine.incidents.get(incident.id)
+    assert report is not None
+    assert (report.last_seen, report.last_again) == (raised.last_seen, START + timedelta(days=7))
 
 
 def test_a_log_read_in_at_once_gives_the_same_alert(store: AlertStore, explainer: Explainer) -> None:
@@ -276,6 +281,17 @@ def test_what_an_exception_allows_is_kept_once_and_counted(
         "critical",
     )
     assert newest["action"]["evidence"] == 9.0
+
+
+def test_an_exception_holds_for_the_next_batch_after_it_was_added_or_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "exceptions.yaml"
+    current = exceptions_of(Settings(alerts={"exceptions": path}))
+    assert len(current()) == 0
+    entry = HabitException("audit", "CHG-7", "9999-01-01", principal="alice@corp", verbs=("list",))
+    append_exception(path, entry)
+    assert current().entries == (entry,)
+    path.unlink()
+    assert len(current()) == 0
 
 
 def test_a_verdict_survives_the_journal() -> None:

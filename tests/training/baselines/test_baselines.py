@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
 from detection.bundle import Bundle
+from detection.rarity import Rarity
 from tests.conftest import Trained
 from training.baselines import fitted, of_bundle
 from training.baselines.base import Baseline, Budget
@@ -333,3 +335,18 @@ def test_baselines_of_a_bundle_are_ready(trained: Trained, labelled_lines: list[
         answer = detector.predict(stretch)
         assert len(answer.score) == len(stretch)
         assert answer.score.max() > 0
+
+
+def test_baselines_of_a_bundle_of_before_some_attributes_count_those_that_it_knows(
+    trained: Trained, labelled_lines: list[bytes]
+) -> None:
+    stretch, bundle = shown(trained, labelled_lines[:2000]), Bundle.load(trained.bundle)
+    rarity = bundle.calibration.rarity
+    fewer = Rarity(rarity.actions, rarity.hits[:, :, :14])
+    older = replace(
+        bundle,
+        meta=bundle.meta | {"attributes": bundle.meta["attributes"][:14]},
+        calibration=replace(bundle.calibration, rarity=fewer),
+    )
+    for detector in of_bundle(older):
+        assert detector.predict(stretch).score.max() > 0

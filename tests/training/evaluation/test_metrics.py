@@ -1,5 +1,6 @@
 """The arithmetic of judging: definitions on cases small enough to count by hand, and against brute force on any case."""
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -280,3 +281,9 @@ def test_labels_must_be_labels(tmp_path: Path) -> None:
 
 def test_the_rates_are_those_of_the_contract() -> None:
     assert RATES == (1, 3, 10)
+
+
+def test_labels_that_are_compressed_are_said_to_be_no_text(tmp_path: Path) -> None:
+    (tmp_path / "labels.json.gz").write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(KubehabitError, match=r"it is no JSON text\. Unpack it if it is compressed\.$"):
+        read_labels(tmp_path / "labels.json.gz")

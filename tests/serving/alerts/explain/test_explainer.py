@@ -116,6 +116,8 @@ def test_a_harvest_is_said_once_in_its_shortest_time(explainer: Explainer) -> No
         ({"peers": 9, "peers_with": 3}, "though 3 of its 9 peers have."),
         ({"peers": 2, "peers_with": 2}, "though all of its 2 peers have."),
         ({"peers": 1, "peers_with": 1}, "though its only peer has."),
+        ({"peers": 2, "peers_with": 3}, "though 3 of its peers have."),
+        ({"peers": 0, "peers_with": 1}, "though 1 of its peers has."),
         ({"peers": 0}, "(0 of 1,197 earlier actions)."),
         ({"peers": 0, "anyone_with": 0}, "nor has anybody else."),
         ({"anyone_with": 0}, "nor has any of its 2 peers, nor anybody else in the cluster."),
@@ -284,6 +286,20 @@ def test_a_stretch_tells_its_gravest_action_and_counts_the_others(explainer: Exp
     assert made.sentence.endswith(
         " With 2 more unusual actions within 2 minutes: read ConfigMap a in payments (2 times)."
     )
+
+
+def test_what_was_done_again_later_is_not_counted_within_the_first_stretch(explainer: Explainer) -> None:
+    made = alert(
+        explainer,
+        action(explainer, habits=[novelty("namespace", "payments")]),
+        action(explainer, "get", "configmaps", name="a", severity="low", seconds=60),
+        action(explainer, "get", "configmaps", name="a", severity="low", seconds=60),
+    )
+    made.actions_again = made.times_again = 1
+    made.last_again = made.last_seen + timedelta(hours=4)
+    text = explainer.sentence(made)
+    assert "With 1 more unusual action within 60 seconds: read ConfigMap a in payments." in text
+    assert "It was done again later, 1 time" in text
 
 
 def test_words_of_kubernetes_are_explained(explainer: Explainer) -> None:

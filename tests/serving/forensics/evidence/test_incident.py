@@ -331,6 +331,15 @@ def test_the_command_asks_a_service(
         assert check(of_bob).events == 6
 
 
+def test_the_page_says_until_when_it_was_done_again(client: TestClient, tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    exported(client, path)
+    assert "done again until" not in render(path.read_bytes())
+    export = json.loads(path.read_bytes())
+    export["content"]["incident"]["lastAgain"] = "2026-11-24T14:20:02Z"
+    assert "; done again until 2026-11-24 14:20:02" in render(json.dumps(export).encode())
+
+
 # -- on paper ---------------------------------------------------------------------------------------------------
 
 
