@@ -48,21 +48,19 @@ def classes_of(kinds: Sequence[str]) -> Ints:
     return np.array([known(kind, others) for kind in kinds], np.int64)
 
 
-def sessions_by_class(
+def hours_by_class(
     classes: Ints, pauses: Ints, judged: npt.NDArray[np.bool_], strange: npt.NDArray[np.bool_]
 ) -> Ints:
-    """Sessions of each class whose hours could be strange, and those in which one was, int64 [classes, 2].
+    """Sessions of each class whose hours could be strange, their actions, and those in a strange hour, int64 [classes, 3].
 
     Args:
         classes: int64 [N], of actions of which those of one principal lie together in the order of the log.
         pauses: int64 [N], microseconds since the previous action of the principal; 0 for its first.
     """
-    number = np.cumsum((pauses > _SESSION_ENDS) | (pauses == 0) & (np.diff(classes, prepend=-1) != 0))
-    out = np.zeros((len(CLASSES), 2), np.int64)
-    for column, chosen in enumerate((judged, judged & strange)):
-        first = np.unique(number[chosen], return_index=True)[1]
-        out[:, column] = np.bincount(classes[chosen][first], minlength=len(CLASSES))
-    return out
+    number = np.cumsum((pauses > _SESSION_ENDS) | (np.diff(classes, prepend=-1) != 0))
+    first = np.unique(number[judged], return_index=True)[1]
+    counted = (classes[judged][first], classes[judged], classes[judged & strange])
+    return np.stack([np.bincount(one, minlength=len(CLASSES)) for one in counted], axis=1).astype(np.int64)
 
 
 def is_machinery(classes: Ints) -> npt.NDArray[np.bool_]:
@@ -143,18 +141,20 @@ class Rarity:
         actions: int64 [classes, resources], normal actions seen; the resource is its token.
         hits: int64 [classes, resources, attributes, 4], those whose novelty of an attribute has at least the level.
         own: the same of single principals.
-        sessions: int64 [classes, 2], sessions whose hours could be strange, and those in which one was; None where nobody's are.
-            Requests of a session are strange together, so that sessions are counted for the attribute `hours`.
+        hours: int64 [classes, 3], sessions whose hours could be strange, their actions, and those in a strange hour; None where
+            nobody's are. Strange hours come by the session, so that half a session stands for what was not seen, not half an
+            action.
     """
 
     def __init__(
-        self, actions: Ints, hits: Ints, own: OwnRates | None = None, sessions: Ints | None = None
+        self, actions: Ints, hits: Ints, own: OwnRates | None = None, hours: Ints | None = None
     ) -> None:
-        self.actions, self.hits, self.own, self.sessions = actions, hits, own or OwnRates.none(), sessions
+        self.actions, self.hits, self.own, self.hours = actions, hits, own or OwnRates.none(), hours
         overall = (hits.sum(axis=1) + 0.5) / (actions.sum(axis=1)[:, None, None] + 1.0)
         share = (hits + _SHRINKAGE * overall[:, None]) / (actions[..., None, None] + _SHRINKAGE)
-        if sessions is not None:
-            share[:, :, _HOURS] = ((sessions[:, 1] + 0.5) / (sessions[:, 0] + 1.0))[:, None, None]
+        if hours is not None:
+            size = hours[:, 1] / np.maximum(hours[:, 0], 1) + 1.0
+            share[:, :, _HOURS] = ((hours[:, 2] + 0.5 * size) / (hours[:, 1] + size))[:, None, None]
         self._decades: Floats = np.maximum(-np.log10(np.minimum(share, 1.0)), 0.0)
         self._decades[..., 0] = 0.0
 
@@ -166,11 +166,11 @@ class Rarity:
         levels: Levels,
         resources: int,
         principals: Sequence[str] | None = None,
-        sessions: Ints | None = None,
+        hours: Ints | None = None,
     ) -> Rarity:
         """Count normal actions: class, resource token, novelty levels and principal of each.
 
-        `resources` is the vocabulary's size; without principals, rates are those of classes alone; `sessions` as of the class.
+        `resources` is the vocabulary's size; without principals, rates are those of classes alone; `hours` as of the class.
         """
         actions = np.zeros((len(CLASSES), resources), np.int64)
         hits = np.zeros((len(CLASSES), resources, levels.shape[1], 4), np.int64)
@@ -185,7 +185,7 @@ class Rarity:
             mine = levels[rows]
             mine[:, _HOURS:] = 0
             own = OwnRates.fit([principals[row] for row in rows.tolist()], resource[rows], mine)
-        return cls(actions, hits, own, sessions)
+        return cls(actions, hits, own, hours)
 
     def parts(
         self,
@@ -253,7 +253,7 @@ class Rarity:
             "hits": counted(self.hits),
             "own": self.own.to_list(),
         }
-        return saved if self.sessions is None else saved | {"sessions": self.sessions.tolist()}
+        return saved if self.hours is None else saved | {"hours": self.hours.tolist()}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Rarity:
@@ -264,5 +264,5 @@ class Rarity:
             actions[tuple(at)] = count
         for *at, count in saved["hits"]:
             hits[tuple(at)] = count
-        sessions = np.array(saved["sessions"], np.int64) if "sessions" in saved else None
-        return cls(actions, hits, OwnRates.from_list(saved.get("own", ()), shape[2]), sessions)
+        hours = np.array(saved["hours"], np.int64) if "hours" in saved else None
+        return cls(actions, hits, OwnRates.from_list(saved.get("own", ()), shape[2]), hours)

@@ -27,7 +27,7 @@ from detection.calibration import (
 from detection.evidence import Accumulator
 from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels, roots
 from detection.own_week import ENOUGH_DAYS, observe_week, with_hours
-from detection.rarity import Rarity, classes_of, is_machinery, sessions_by_class
+from detection.rarity import Rarity, classes_of, hours_by_class, is_machinery
 from detection.reconstruction import Model, Nll
 from detection.severity import SeverityScale
 from training.stretch import window_inputs, windows_in_order
@@ -199,11 +199,11 @@ def _normal_work(
     counted = counted_levels(levels[rows], actions[rows], is_machinery(classes), for_others)
     at = FIELDS.index("resource")
     resource = tokens[:, at].astype(np.int64)
-    sessions = None
+    hours = None
     if table.width > HASHED:
         judged = days[rows] >= ENOUGH_DAYS
-        sessions = sessions_by_class(classes, table.pauses[rows], judged, counted[:, HASHED] > 0)
-    rarity = Rarity.fit(classes, resource, counted, table.vocabulary.sizes[at], names, sessions)
+        hours = hours_by_class(classes, table.pauses[rows], judged, counted[:, HASHED] > 0)
+    rarity = Rarity.fit(classes, resource, counted, table.vocabulary.sizes[at], names, hours)
     _, deed = rarity.parts(classes, resource, roots(counted), names)
     return rarity, SeverityScale.fit(classes, table.sensitivity[rows], deed)
 
@@ -225,7 +225,7 @@ def _simple_thresholds(
     deeds = held.deeds
     names, machinery = np.asarray(deeds.principals, object), deeds.machinery
     scores = {
-        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
+        "novelty_count": np.minimum(deeds.levels[:, :HASHED], 2).sum(axis=1).astype(np.float64),
         "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
     }
     return {

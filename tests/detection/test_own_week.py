@@ -19,7 +19,7 @@ from detection.bundle import Bundle
 from detection.detector import Detector
 from detection.novelty import HabitTable
 from detection.own_week import ENOUGH_DAYS, Week, hour_hashes, observe_week
-from detection.rarity import CLASSES, OwnRates, Rarity, sessions_by_class
+from detection.rarity import CLASSES, OwnRates, Rarity, hours_by_class
 
 MONDAY = datetime(2026, 11, 2, tzinfo=UTC)
 OFFICE = [(day, hour) for day in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11) for hour in (9, 10, 11, 14, 16)]
@@ -136,6 +136,19 @@ def test_what_undoes_a_trial_leaves_nothing_of_it() -> None:
     assert (habits.to_array() == before).all()
 
 
+def test_what_is_kept_of_hours_goes_with_the_rest_of_a_principal() -> None:
+    habits = HabitTable()
+    watch(habits, times(OFFICE))
+    kept = habits.pop(np.array([stable_hash("ann")], np.uint64))
+    assert not len(habits)
+    assert {*kept.principal.tolist()} == {stable_hash("ann")}
+    habits.restore(kept)
+    night = times([(14, 3)], (0,))
+    who = np.array([stable_hash("ann")], np.uint64)
+    found, _ = observe_week(habits, who, night, night - times(OFFICE)[-1], np.ones(1, bool))
+    assert found.strange.tolist() == [True]
+
+
 @pytest.mark.parametrize(("hour", "strange"), [(3, False), (21, True)])
 def test_a_night_that_people_called_normal_is_usual(hour: int, strange: bool) -> None:
     habits = HabitTable()
@@ -160,8 +173,8 @@ def weekly(tiny_bundle: Path) -> Bundle:
     rarity = bundle.calibration.rarity
     own = OwnRates(rarity.own.row, rarity.own.actions, np.pad(rarity.own.hits, ((0, 0), (0, 1), (0, 0))))
     hits = np.pad(rarity.hits, ((0, 0), (0, 0), (0, 1), (0, 0)))
-    sessions = np.array([[5_000, 0]] * len(CLASSES))
-    calibration = replace(bundle.calibration, rarity=Rarity(rarity.actions, hits, own, sessions))
+    hours = np.array([[5_000, 50_000, 0]] * len(CLASSES))
+    calibration = replace(bundle.calibration, rarity=Rarity(rarity.actions, hits, own, hours))
     return replace(bundle, meta=bundle.meta | {"attributes": list(ATTRIBUTES)}, calibration=calibration)
 
 
@@ -208,7 +221,7 @@ def test_habitual_work_in_a_strange_hour_is_news_until_people_call_it_normal(wee
 def test_a_model_that_knows_no_hours_takes_no_note_of_them(tiny_bundle: Path, weekly: Bundle) -> None:
     bundle = Bundle.load(tiny_bundle)
     assert bundle.attributes == HASHED
-    assert "sessions" not in bundle.calibration.to_dict()["rarity"]
+    assert "hours" not in bundle.calibration.to_dict()["rarity"]
     log = events_at(times([*OFFICE, (14, 3), (15, 4)]))
     detector = Detector(bundle)
     assert not detector.score(log).novelty[-12:].any()
@@ -236,18 +249,17 @@ def test_hours_are_judged_alike_however_events_are_batched_and_after_an_eviction
 def test_rarity_of_hours_is_kept_with_the_rest_of_it(weekly: Bundle) -> None:
     rarity = weekly.calibration.rarity
     again = Rarity.from_dict(json.loads(json.dumps(rarity.to_dict())))
-    assert again.sessions is not None
-    assert rarity.sessions is not None
-    assert again.sessions.tolist() == rarity.sessions.tolist()
+    assert again.hours is not None
+    assert again.hours.tolist() == [[5_000, 50_000, 0]] * len(CLASSES)
     assert again.to_dict() == rarity.to_dict()
 
 
-def test_a_strange_session_counts_once_however_long_it_is() -> None:
+def test_sessions_end_with_a_pause_or_another_principal() -> None:
     minute = 60_000_000
     pauses = np.array([0, minute, 60 * minute, minute, minute, 0, minute, 40 * minute])
     classes = np.array([0, 0, 0, 0, 0, 1, 1, 1])
     judged = np.array([False, True, True, True, True, True, True, True])
     strange = np.array([False, False, True, True, True, False, False, False])
-    found = sessions_by_class(classes, pauses, judged, strange)
-    assert found[:2].tolist() == [[2, 1], [2, 0]]
+    found = hours_by_class(classes, pauses, judged, strange)
+    assert found[:2].tolist() == [[2, 4, 3], [2, 3, 0]]
     assert not found[2:].any()

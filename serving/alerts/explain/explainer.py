@@ -244,7 +244,7 @@ class Explainer(Phrases):
         earlier = count_of(main.actions_before, "earlier action", "earlier actions")
         if main.attribute == HOURS:
             days = count_of(main.actions_before, "earlier day", "earlier days")
-            return f"{it} is hardly ever {never} (on none or one of {days} with activity)"
+            return f"{it} was hardly ever {never} before (on none or one of {days})"
         if main.times_before:
             times = count_of(main.times_before, "time", "times")
             return f"{it} has {never} only {times} before (in {earlier})"
