@@ -49,7 +49,7 @@ def log(path: Path, until: int | None = None) -> Iterator[AuditEvent]:
         yield from events
 
 
-def on_call(event: AuditEvent) -> bool:
+def is_of_rota(event: AuditEvent) -> bool:
     """Whether the author of a simulated event belongs to the rota."""
     return any("sre" in group for group in event.user.groups)
 
@@ -63,7 +63,7 @@ def sessions(folder: Path) -> dict[str, list[tuple[AuditEvent, ...]]]:
     found = {}
     for name, events in mine.items():
         time = received(events)
-        if not on_call(events[0]) and np.isin(time // _HOUR % 24, _LATE).any():
+        if not is_of_rota(events[0]) and np.isin(time // _HOUR % 24, _LATE).any():
             continue
         cuts = np.flatnonzero(np.diff(time) > _PAUSE) + 1
         parts = [tuple(events[i] for i in part.tolist()) for part in np.split(np.arange(len(events)), cuts)]
@@ -113,7 +113,7 @@ def measure(bundle: Bundle, folder: Path, days: int, count: int, seed: int) -> l
         if event.auditID not in named
     ]
     luck, own = random.Random(seed), sessions(folder)
-    rota = {name for name, parts in own.items() if on_call(parts[0][0])}
+    rota = {name for name, parts in own.items() if is_of_rota(parts[0][0])}
     cases, asked = list[Case](), list[tuple[bool, bool]]()
     for on_call, names in ((False, sorted(own.keys() - rota)), (True, sorted(rota))):
         for _ in range(count if names else 0):

@@ -45,14 +45,14 @@ def watch(habits: HabitTable, *when: np.ndarray, name: str = "ann", followed: bo
     return Week(*(np.concatenate([getattr(one, key) for one in weeks]) for key in ("strange", "days")))
 
 
-def after_two_weeks(*hours: tuple[float, float], **given: bool) -> list[bool]:
+def after_two_weeks(*hours: tuple[float, float], followed: bool = True) -> list[bool]:
     """Whether each of some hours was strange, from its first request to its last, to one who works in an office."""
     habits = HabitTable()
     office = times(OFFICE)
     parts = [office, *(times([hour]) for hour in hours)]
-    found = watch(habits, *parts, **given).strange[len(office) :].reshape(len(hours), -1)
+    found = watch(habits, *parts, followed=followed).strange[len(office) :].reshape(len(hours), -1)
     assert (found.all(axis=1) == found.any(axis=1)).all()
-    return found.all(axis=1).tolist()
+    return [bool(one) for one in found.all(axis=1)]
 
 
 def test_a_night_is_strange_to_who_works_by_day_and_two_of_them_are_not() -> None:
