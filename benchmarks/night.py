@@ -2,8 +2,8 @@
 
     python -m benchmarks.night BUNDLE FOLDER [--days 7] [--cases 300] [--seed 7]
 
-FOLDER is that of `kubehabit data simulate`, and BUNDLE learned from its `normal.jsonl.zst`. For a rota that is woken at night, set
-`people.night_pages_a_week` of the simulation. Sessions that people had in that log (same requests, objects, client and
+FOLDER is that of `kubehabit data simulate`, and BUNDLE learned from its `normal.jsonl.zst`. For a rota that is woken at night,
+set `people.night_pages_a_week` of the simulation. Sessions that people had in that log (same requests, objects, client and
 address, so nothing else about them is new) are moved to 03:00 UTC of a night of the weeks after it, and each is replayed alone
 (`training.evaluation.strict_replay`). The same sessions at their own hour of the same day tell what of that is the hour's doing.
 """
