@@ -52,7 +52,7 @@ def after_two_weeks(*hours: tuple[float, float], followed: bool = True) -> list[
     parts = [office, *(times([hour]) for hour in hours)]
     found = watch(habits, *parts, followed=followed).strange[len(office) :].reshape(len(hours), -1)
     assert (found.all(axis=1) == found.any(axis=1)).all()
-    return [bool(one) for one in found.all(axis=1)]
+    return [bool(part.all()) for part in found]
 
 
 def test_a_night_is_strange_to_who_works_by_day_and_two_of_them_are_not() -> None:
