@@ -2,10 +2,10 @@
 
     python -m benchmarks.night BUNDLE FOLDER [--days 7] [--cases 300] [--seed 7]
 
-FOLDER is that of `kubehabit data simulate`, and BUNDLE learned from its `normal.jsonl.zst`. Sessions that people had by day
-in that log (same requests, objects, client and address, so nothing else about them is new) are moved to 03:00 UTC of a night of
-the weeks after it, and each is replayed alone (`training.evaluation.strict_replay`). The same sessions at their own hour of the
-same day tell what of that is the hour's doing.
+FOLDER is that of `kubehabit data simulate`, and BUNDLE learned from its `normal.jsonl.zst`. For a rota that is woken at night,
+set `people.night_pages_a_week` of the simulation. Sessions that people had in that log (same requests, objects, client and
+address, so nothing else about them is new) are moved to 03:00 UTC of a night of the weeks after it, and each is replayed alone
+(`training.evaluation.strict_replay`). The same sessions at their own hour of the same day tell what of that is the hour's doing.
 """
 
 from __future__ import annotations
@@ -49,8 +49,13 @@ def log(path: Path, until: int | None = None) -> Iterator[AuditEvent]:
         yield from events
 
 
+def is_of_rota(event: AuditEvent) -> bool:
+    """Whether the author of a simulated event belongs to the rota."""
+    return any("sre" in group for group in event.user.groups)
+
+
 def sessions(folder: Path) -> dict[str, list[tuple[AuditEvent, ...]]]:
-    """Each person's sessions by day in the normal log; nobody's who worked at night there."""
+    """Each person's sessions in the normal log; of those who worked at night there, the rota's alone."""
     mine: dict[str, list[AuditEvent]] = defaultdict(list)
     for event in log(folder / "normal.jsonl.zst"):
         if not event.user.username.startswith("system:"):
@@ -58,7 +63,7 @@ def sessions(folder: Path) -> dict[str, list[tuple[AuditEvent, ...]]]:
     found = {}
     for name, events in mine.items():
         time = received(events)
-        if np.isin(time // _HOUR % 24, _LATE).any():
+        if not is_of_rota(events[0]) and np.isin(time // _HOUR % 24, _LATE).any():
             continue
         cuts = np.flatnonzero(np.diff(time) > _PAUSE) + 1
         parts = [tuple(events[i] for i in part.tolist()) for part in np.split(np.arange(len(events)), cuts)]
@@ -108,7 +113,7 @@ def measure(bundle: Bundle, folder: Path, days: int, count: int, seed: int) -> l
         if event.auditID not in named
     ]
     luck, own = random.Random(seed), sessions(folder)
-    rota = {name for name, parts in own.items() if any("sre" in group for group in parts[0][0].user.groups)}
+    rota = {name for name, parts in own.items() if is_of_rota(parts[0][0])}
     cases, asked = list[Case](), list[tuple[bool, bool]]()
     for on_call, names in ((False, sorted(own.keys() - rota)), (True, sorted(rota))):
         for _ in range(count if names else 0):

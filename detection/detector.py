@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTE_FIELDS, ATTRIBUTES, attribute_hashes
+from data.actions.attributes import ATTRIBUTE_FIELDS, ATTRIBUTES, HASHED, attribute_hashes
 from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import FIELDS, stable_hash
 from data.actions.sensitivity import Sensitivity
@@ -29,8 +29,9 @@ from detection.exceptions import DEED, AllowedAction, HabitExceptions, none_of
 from detection.judged_actions import ActionColumns, Judgement
 from detection.judging import ActionJudge
 from detection.novelty import LIMIT, MATURE, HabitTable, PriorCounts
+from detection.own_week import Week, hour_hashes, observe_week
 from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
-from detection.rarity import classes_of
+from detection.rarity import classes_of, is_machinery
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
 from detection.severity import SEVERITIES as SEVERITIES
 from detection.severity import newcomers, severity_by_rank, severity_of
@@ -75,7 +76,7 @@ class HabitReason:
         attribute: name in ATTRIBUTES.
         value: its fields' values, space-separated.
         times_before: earlier actions of the principal that had it.
-        actions_before: earlier actions of the principal.
+        actions_before: earlier actions of the principal; days on which it was active before for the attribute `hours`.
         peers_with: other members of the peer group that ever had it.
         peers: other members of the peer group.
         anyone_with: other principals that ever had it.
@@ -358,6 +359,12 @@ class Detector:
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
         excepted = self._excepted(batch, who)
         undo.callback(self.probation.checkpoint(names))
+        attributes, week = attribute_hashes(batch, self.encoder), Week.nothing(len(batch))
+        if self.bundle.attributes > HASHED:
+            attributes = np.concatenate([attributes, hour_hashes(batch.time)[:, None]], axis=1)
+            followed = ~is_machinery(classes_of(who.kinds))
+            week, forget = observe_week(self.habits, who.name_hashes, batch.time, cut.pauses, followed)
+            undo.callback(forget)
         judge = ActionJudge(
             *(calibration, vocabulary, self.habits, self.accumulator, self.probation),
             learning=self.bundle.is_starter,
@@ -365,13 +372,14 @@ class Detector:
         judged = judge.judge(
             ActionColumns(
                 *(who.names, who.kinds, who.name_hashes, who.group_hashes),
-                attribute_hashes(batch, self.encoder)[:, : self.bundle.attributes],
+                attributes[:, : self.bundle.attributes],
                 tokens,
                 batch.time,
                 sensitivity,
                 nll,
                 self._members(who.groups),
                 excepted,
+                week.strange,
             ),
             undo,
         )
@@ -405,7 +413,9 @@ class Detector:
         adds = (judged.novelty_evidence > 0) | (judged.error_evidence > 0)
         allowed = judged.allowed > 0
         for row in (flagged | adds | allowed).nonzero()[0].tolist():
-            scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
+            scores.novelties[row] = self._novelties(
+                batch, row, judged.known, who.groups[row], int(week.days[row])
+            )
         rows = allowed.nonzero()[0]
         would_be = self._severities(judged, judged.allowed, who.kinds, sensitivity, rows)
         for row, severity in zip(rows.tolist(), would_be, strict=True):
@@ -483,7 +493,9 @@ class Detector:
             name: self.encoder.interners[name].values[batch.codes[name][row]] for name in ATTRIBUTE_FIELDS
         }
 
-    def _novelties(self, batch: ActionBatch, row: int, known: PriorCounts, group: str) -> list[HabitReason]:
+    def _novelties(
+        self, batch: ActionBatch, row: int, known: PriorCounts, group: str, days: int
+    ) -> list[HabitReason]:
         values = self._values(batch, row)
         members = self.bundle.principals.sizes.get(group, 0)
         is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group
@@ -492,7 +504,7 @@ class Detector:
                 attribute=name,
                 value=" ".join(values[part] for part in parts),
                 times_before=int(known.own[row, index]),
-                actions_before=int(known.actions[row]),
+                actions_before=days if name == "hours" else int(known.actions[row]),
                 peers_with=int(known.peers[row, index]),
                 peers=max(members - is_member, 0),
                 anyone_with=int(known.anyone[row, index]),

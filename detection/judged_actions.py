@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.actions.attributes import HASHED
 from data.actions.recent_hashes import Hashes
 from detection.calibration import ActionEvidence, ActionFeatures
-from detection.novelty import PriorCounts
+from detection.novelty import MATURE, PriorCounts
 from detection.probation import HeldRows
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +35,7 @@ class ActionColumns:
         nll: float32 [N, F].
         members: int64 [N], principals of the peer group that training knew; 0 where that is not to count.
         excepted: int64 [N], index of the exception that allows each; -1 for none.
+        strange: bool [N], whether the hour is strange to the principal (`detection.own_week`).
     """
 
     names: Sequence[str]
@@ -47,6 +49,7 @@ class ActionColumns:
     nll: npt.NDArray[np.float32]
     members: Ints
     excepted: Ints
+    strange: Flags
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,7 +65,7 @@ class ActionColumns:
 
     def counted(self, rows: Rows) -> tuple[Hashes, Hashes, Hashes]:
         """Some of the actions, as habits count them."""
-        return self.attributes[rows], self.name_hashes[rows], self.group_hashes[rows]
+        return self.attributes[rows, :HASHED], self.name_hashes[rows], self.group_hashes[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ class ActionChunk:
         held: bool [N, attributes], what the habits do not count.
         view: what probation says of each.
         counted: bool [N], whether the habits of its principal count it now.
-        new: bool [N, attributes], what is new to its principal.
+        new: bool [N, attributes], what is new to its principal and counted by others when they do it.
         shared: bool [N, attributes], what the habits of peers and everybody count now.
         machinery, for_others: bool [N], as of `detection.calibration.ActionFeatures`.
         adds: bool [N], whether it adds evidence.
@@ -154,7 +157,7 @@ class ActionChunk:
 
     def held_of(self, rows: Rows) -> Flags | None:
         """What the habits do not count of some of the actions, bool [rows, attributes]; None for nothing."""
-        held: Flags = self.held[rows]
+        held: Flags = self.held[rows, :HASHED]
         return held if held.any() else None
 
     def view_again(self, rows: Rows, view: HeldRows | None) -> None:
@@ -164,27 +167,29 @@ class ActionChunk:
 
     def put_own(self, rows: Rows, own: Ints, actions: Ints) -> None:
         """Note what the principals of some of the actions did before."""
-        self.known.own[rows], self.known.actions[rows] = own, actions
+        known = self.known.own
+        known[rows, :HASHED], self.known.actions[rows] = own, actions
+        known[rows, HASHED:] = ~(self.part.strange[rows] & (actions >= MATURE))[:, None]
         self.counted[rows] = True
-        self.new[rows] = new = own == 0
+        self.new[rows, :HASHED] = new = own == 0
         for counts in (self.known.peers, self.known.anyone):  # of what is not new, nobody asks
-            counts[rows] *= new
-        self.own[rows] = np.where(self.view.held[rows], self.view.times[rows], own)
+            counts[rows, :HASHED] *= new
+        self.own[rows] = np.where(self.view.held[rows], self.view.times[rows], known[rows])
 
     def put_shared(self, rows: Rows, places: Flags, peers: Ints, anyone: Ints) -> Flags:
         """Note what others did before some of the actions; returns of which that changed, bool [rows].
 
         Args:
             rows: of the actions.
-            places: bool [rows, attributes], what is noted.
-            peers, anyone: int64 [rows, attributes].
+            places: bool [rows, HASHED], what is noted.
+            peers, anyone: int64 [rows, HASHED].
         """
         known, differs = self.known, np.zeros(len(peers), bool)
         for held, now in ((known.peers, peers), (known.anyone, anyone)):
-            before = held[rows]
+            before = held[rows, :HASHED]
             differs |= (places & (before != now)).any(axis=1)
-            held[rows] = np.where(places, now, before)
-        self.shared[rows] |= places & ~self.held[rows]
+            held[rows, :HASHED] = np.where(places, now, before)
+        self.shared[rows, :HASHED] |= places & ~self.held[rows, :HASHED]
         return differs
 
     def put_evidence(self, rows: Rows, features: ActionFeatures, weighed: ActionEvidence) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.actions.attributes import HASHED
 from data.actions.vocabulary import Vocabulary
 from detection.calibration import ActionFeatures, Calibration, stand_out
 from detection.evidence import Accumulator
@@ -145,12 +146,13 @@ class ActionJudge:
         """Count some of the actions for their principals."""
         about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
         chunk.view_again(rows, self._probation.view(*about))
-        own = self._habits.observe_own(part.attributes, part.name_hashes, chunk.held_of(rows))
+        own = self._habits.observe_own(part.attributes[:, :HASHED], part.name_hashes, chunk.held_of(rows))
         chunk.put_own(rows, *own)
 
     def _share(self, chunk: ActionChunk, rows: Rows, places: Flags) -> Flags:
         """Count attributes of some of the actions with peers and everybody; returns where their counts changed, bool [rows]."""
         attributes, _, groups = chunk.part.counted(rows)
+        places = places[:, :HASHED]
         counts = self._habits.observe_shared(attributes, groups, places, chunk.held_of(rows))
         return chunk.put_shared(rows, places, *counts)
 
@@ -239,7 +241,7 @@ class ActionJudge:
         counted = chunk.shared[rows] & places
         if counted.any():
             attributes, _, groups = chunk.part.counted(rows)
-            self._habits.unobserve_shared(attributes, groups, counted)
+            self._habits.unobserve_shared(attributes, groups, counted[:, :HASHED])
             chunk.shared[rows] &= ~counted
 
     def _would_be(self, chunk: ActionChunk, row: int) -> float:

@@ -248,6 +248,17 @@ class HabitTable:
     def _keys_of_others(group: int, attributes: Hashes) -> Hashes:
         return np.concatenate([mix(mix(_PEERS, np.uint64(group)), attributes), mix(_ANYONE, attributes)])
 
+    def own_counts(self, principals: Hashes, attributes: Hashes) -> Ints:
+        """Earlier actions of K principals with each of M attributes, int64 [K, M]."""
+        keys = mix(mix(_OWN, principals)[:, None], attributes[None, :])
+        return self._table.get(keys.ravel()).reshape(keys.shape)
+
+    def count_own(self, principals: Hashes, attributes: Hashes) -> Callable[[], None]:
+        """Count N attributes of their principals alone; returns what undoes that."""
+        keys = mix(mix(_OWN, principals), attributes)
+        self._table.add(keys, self._owner_codes(principals))
+        return lambda: self._table.subtract(keys)
+
     def tally(self, keys: Hashes) -> Callable[[], None]:
         """Count keys that are nobody's own; returns what undoes that. Their counts are those of `counts`."""
         self._table.add(keys)

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from data.actions.attributes import HASHED
 from data.actions.recent_hashes import Hashes
 from data.actions.sensitivity import LEVELS
 from detection.evidence import INCIDENT_SECONDS
@@ -522,8 +523,8 @@ def unpack_records(packed: bytes) -> dict[str, PrincipalProbation]:
 
 
 def deed_hash(attributes: Hashes) -> int:
-    """One hash of all attributes of an action, uint64 [attributes]."""
-    return int.from_bytes(hashlib.blake2b(attributes.tobytes(), digest_size=8).digest(), "little")
+    """One hash of all attributes of an action but its hour, uint64 [attributes]."""
+    return int.from_bytes(hashlib.blake2b(attributes[:HASHED].tobytes(), digest_size=8).digest(), "little")
 
 
 def _forget_least(record: PrincipalProbation, count: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES
+from data.actions.attributes import ATTRIBUTES, HASHED
 from detection.novelty import most_decades
 
 Floats = npt.NDArray[np.float64]
@@ -30,9 +30,12 @@ _CLASS_OF_KIND = {
 _INDEX_OF_KIND = {kind: CLASSES.index(name) for kind, name in _CLASS_OF_KIND.items()}
 
 #: Attributes of the session rather than of the action. What is new in both is rarer than what is new in either.
-SESSION = ("client", "place")
+SESSION = ("client", "place", "hours")
 _OF_SESSION = np.isin(list(ATTRIBUTES), SESSION)
 
+_HOURS = HASHED
+#: A pause that ends a session, microseconds.
+_SESSION_ENDS = 1_800_000_000
 #: Actions on a resource that weigh as much as all others of the class in how rare a novelty there is.
 _SHRINKAGE = 200.0
 #: A principal's own actions on a resource that weigh as much as what the class shows there.
@@ -43,6 +46,21 @@ def classes_of(kinds: Sequence[str]) -> Ints:
     """Index into CLASSES of each action's principal, int64 [N]."""
     known, others = _INDEX_OF_KIND.get, len(CLASSES) - 1
     return np.array([known(kind, others) for kind in kinds], np.int64)
+
+
+def hours_by_class(
+    classes: Ints, pauses: Ints, judged: npt.NDArray[np.bool_], strange: npt.NDArray[np.bool_]
+) -> Ints:
+    """Sessions of each class whose hours could be strange, their actions, and those in a strange hour, int64 [classes, 3].
+
+    Args:
+        classes: int64 [N], of actions of which those of one principal lie together in the order of the log.
+        pauses: int64 [N], microseconds since the previous action of the principal; 0 for its first.
+    """
+    number = np.cumsum((pauses > _SESSION_ENDS) | (np.diff(classes, prepend=-1) != 0))
+    first = np.unique(number[judged], return_index=True)[1]
+    counted = (classes[judged][first], classes[judged], classes[judged & strange])
+    return np.stack([np.bincount(one, minlength=len(CLASSES)) for one in counted], axis=1).astype(np.int64)
 
 
 def is_machinery(classes: Ints) -> npt.NDArray[np.bool_]:
@@ -123,12 +141,20 @@ class Rarity:
         actions: int64 [classes, resources], normal actions seen; the resource is its token.
         hits: int64 [classes, resources, attributes, 4], those whose novelty of an attribute has at least the level.
         own: the same of single principals.
+        hours: int64 [classes, 3], sessions whose hours could be strange, their actions, and those in a strange hour; None where
+            nobody's are. Strange hours come by the session, so that half a session stands for what was not seen, not half an
+            action.
     """
 
-    def __init__(self, actions: Ints, hits: Ints, own: OwnRates | None = None) -> None:
-        self.actions, self.hits, self.own = actions, hits, own or OwnRates.none()
+    def __init__(
+        self, actions: Ints, hits: Ints, own: OwnRates | None = None, hours: Ints | None = None
+    ) -> None:
+        self.actions, self.hits, self.own, self.hours = actions, hits, own or OwnRates.none(), hours
         overall = (hits.sum(axis=1) + 0.5) / (actions.sum(axis=1)[:, None, None] + 1.0)
         share = (hits + _SHRINKAGE * overall[:, None]) / (actions[..., None, None] + _SHRINKAGE)
+        if hours is not None:
+            size = hours[:, 1] / np.maximum(hours[:, 0], 1) + 1.0
+            share[:, :, _HOURS] = ((hours[:, 2] + 0.5 * size) / (hours[:, 1] + size))[:, None, None]
         self._decades: Floats = np.maximum(-np.log10(np.minimum(share, 1.0)), 0.0)
         self._decades[..., 0] = 0.0
 
@@ -140,10 +166,11 @@ class Rarity:
         levels: Levels,
         resources: int,
         principals: Sequence[str] | None = None,
+        hours: Ints | None = None,
     ) -> Rarity:
         """Count normal actions: class, resource token, novelty levels and principal of each.
 
-        `resources` is the vocabulary's size; without principals, rates are those of classes alone.
+        `resources` is the vocabulary's size; without principals, rates are those of classes alone; `hours` as of the class.
         """
         actions = np.zeros((len(CLASSES), resources), np.int64)
         hits = np.zeros((len(CLASSES), resources, levels.shape[1], 4), np.int64)
@@ -155,8 +182,10 @@ class Rarity:
         own = None
         if principals is not None:
             rows = np.flatnonzero(~is_machinery(classes))
-            own = OwnRates.fit([principals[row] for row in rows.tolist()], resource[rows], levels[rows])
-        return cls(actions, hits, own)
+            mine = levels[rows]
+            mine[:, _HOURS:] = 0
+            own = OwnRates.fit([principals[row] for row in rows.tolist()], resource[rows], mine)
+        return cls(actions, hits, own, hours)
 
     def parts(
         self,
@@ -202,6 +231,7 @@ class Rarity:
         actions = np.where(known, self.own.actions[at], 0)[:, None]
         share = (hits + _OWN_SHRINKAGE * 10.0**-each) / (actions + _OWN_SHRINKAGE)
         own: Floats = np.maximum(-np.log10(np.minimum(share, 1.0)), 0.0)
+        own[:, _HOURS:] = np.inf
         return own
 
     def decades(
@@ -217,12 +247,13 @@ class Rarity:
         def counted(counts: Ints) -> list[list[int]]:
             return [[*at, int(counts[tuple(at)])] for at in np.argwhere(counts).tolist()]
 
-        return {
+        saved = {
             "shape": list(self.hits.shape),
             "actions": counted(self.actions),
             "hits": counted(self.hits),
             "own": self.own.to_list(),
         }
+        return saved if self.hours is None else saved | {"hours": self.hours.tolist()}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Rarity:
@@ -233,4 +264,5 @@ class Rarity:
             actions[tuple(at)] = count
         for *at, count in saved["hits"]:
             hits[tuple(at)] = count
-        return cls(actions, hits, OwnRates.from_list(saved.get("own", ()), shape[2]))
+        hours = np.array(saved["hours"], np.int64) if "hours" in saved else None
+        return cls(actions, hits, OwnRates.from_list(saved.get("own", ()), shape[2]), hours)

@@ -64,7 +64,7 @@ def write(
         "git_commit": git_commit,
         "run_id": run_id,
         "fields": list(FIELDS),
-        "attributes": list(ATTRIBUTES),
+        "attributes": list(ATTRIBUTES)[: table.width],
         "model": model.to_dict(),
         "vocabulary": table.vocabulary.to_dict(),
         "principals": table.principals.to_dict(),

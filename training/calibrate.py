@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES
+from data.actions.attributes import ATTRIBUTES, HASHED
 from data.actions.fields import FIELDS
 from data.arrays import Flags, Floats, Ints, runs
 from data.dataset.table import ActionTable
@@ -26,7 +26,8 @@ from detection.calibration import (
 )
 from detection.evidence import Accumulator
 from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels, roots
-from detection.rarity import Rarity, classes_of, is_machinery
+from detection.own_week import ENOUGH_DAYS, observe_week, with_hours
+from detection.rarity import Rarity, classes_of, hours_by_class, is_machinery
 from detection.reconstruction import Model, Nll
 from detection.severity import SeverityScale
 from training.stretch import window_inputs, windows_in_order
@@ -149,16 +150,18 @@ def group_sizes(principals: PrincipalTable) -> Ints:
     return sizes
 
 
-def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8], Ints, ActionFeatures]:
+def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8], Ints, ActionFeatures, Ints]:
     """Feed a dataset to habits in the order of the log, which brings them up to date.
 
-    Returns novelty levels of every action, int8 [N, attributes]; earlier actions of its principal, int64 [N]; and the
-    held-back actions.
+    Returns novelty levels of every action, int8 [N, attributes]; earlier actions of its principal, int64 [N]; the held-back
+    actions; and days of which the own week of each action's principal knows, int64 [N].
     """
     order = np.argsort(table.arrival, kind="stable")
     late = np.zeros(len(order), bool)
     late[table.windows["calibration"][:, 0]] = True
-    levels = np.empty((len(order), len(ATTRIBUTES)), np.int8)
+    levels = np.empty((len(order), table.width), np.int8)
+    days = np.zeros(len(order), np.int64)
+    pauses = table.pauses
     actions = np.empty(len(order), np.int64)
     names, groups = table.name_hashes, table.group_hashes
     members = group_sizes(table.principals)[table.group]
@@ -166,6 +169,10 @@ def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8]
     for begin in range(0, len(order), _CHUNK):
         rows = order[begin : begin + _CHUNK]
         known = habits.observe(table.attributes[rows], names[rows], groups[rows])
+        if table.width > HASHED:
+            followed = ~is_machinery(classes_of(table.kind[rows].tolist()))
+            week, _ = observe_week(habits, names[rows], table.time[rows], pauses[rows], followed)
+            known, days[rows] = with_hours(known, week), week.days
         levels[rows] = novelty_levels(known)
         actions[rows] = known.actions
         mine = np.flatnonzero(late[rows])
@@ -176,11 +183,11 @@ def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8]
                 known[mine], table.tokens[at], table.vocabulary, *who, table.sensitivity[at], members[at]
             )
         )
-    return levels, actions, ActionFeatures.concatenate(held)
+    return levels, actions, ActionFeatures.concatenate(held), days
 
 
 def _normal_work(
-    table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints
+    table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints, days: Ints
 ) -> tuple[Rarity, SeverityScale]:
     """Rarity of novelties in normal work, counted once the habits are warm: early on, everything is new."""
     first, last = int(table.time.min()), int(table.time.max())
@@ -192,7 +199,11 @@ def _normal_work(
     counted = counted_levels(levels[rows], actions[rows], is_machinery(classes), for_others)
     at = FIELDS.index("resource")
     resource = tokens[:, at].astype(np.int64)
-    rarity = Rarity.fit(classes, resource, counted, table.vocabulary.sizes[at], names)
+    hours = None
+    if table.width > HASHED:
+        judged = days[rows] >= ENOUGH_DAYS
+        hours = hours_by_class(classes, table.pauses[rows], judged, counted[:, HASHED] > 0)
+    rarity = Rarity.fit(classes, resource, counted, table.vocabulary.sizes[at], names, hours)
     _, deed = rarity.parts(classes, resource, roots(counted), names)
     return rarity, SeverityScale.fit(classes, table.sensitivity[rows], deed)
 
@@ -214,7 +225,7 @@ def _simple_thresholds(
     deeds = held.deeds
     names, machinery = np.asarray(deeds.principals, object), deeds.machinery
     scores = {
-        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
+        "novelty_count": np.minimum(deeds.levels[:, :HASHED], 2).sum(axis=1).astype(np.float64),
         "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
     }
     return {
@@ -250,9 +261,9 @@ class HeldBack:
     def from_table(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
         habits = HabitTable()
-        levels, actions, deeds = replay(table, habits)
+        levels, actions, deeds, days = replay(table, habits)
         rows = windows_in_order(table, "calibration")[:, 0]
-        return cls(rows, deeds, habits, *_normal_work(table, levels, actions))
+        return cls(rows, deeds, habits, *_normal_work(table, levels, actions, days))
 
 
 def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:

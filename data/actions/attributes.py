@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import STATIC_FIELDS, stable_hash
 from data.actions.recent_hashes import Hashes
 
+#: The attribute that says whether the hour is strange to the principal (`detection.own_week`).
+HOURS = "hours"
 #: Attribute -> the fields that make it.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "verb_resource": ("verb", "resource"),
@@ -29,7 +32,11 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "impersonates": ("impersonates",),
     "uri": ("resource", "uri"),
     **{span: ("verb", "resource", span) for span in SPANS},
+    HOURS: ("hour",),
 }
+#: How many of them are hashed for each action by itself. Whether an hour is strange is said by the principal's own week
+#: (`detection.own_week`), in bundles of a log that spans one.
+HASHED = len(ATTRIBUTES) - 1
 #: Fields that attributes are made of: those of the model, and how many objects were read, which it does not see.
 ATTRIBUTE_FIELDS = (*STATIC_FIELDS, *SPANS)
 
@@ -46,19 +53,20 @@ def mix(left: Hashes | np.uint64, right: Hashes | np.uint64) -> Hashes:
     return mixed ^ (mixed >> _SHIFT_A)
 
 
-_SEEDS = np.array([stable_hash(f"attribute:{name}") for name in ATTRIBUTES], np.uint64)
+_HASHED = dict(islice(ATTRIBUTES.items(), HASHED))
+_SEEDS = np.array([stable_hash(f"attribute:{name}") for name in _HASHED], np.uint64)
 #: For each place in an attribute: which attributes have a field there, and which field that is.
 _FIELDS_AT = [
     (
-        np.array([index for index, fields in enumerate(ATTRIBUTES.values()) if len(fields) > at]),
-        np.array([ATTRIBUTE_FIELDS.index(fields[at]) for fields in ATTRIBUTES.values() if len(fields) > at]),
+        np.array([index for index, fields in enumerate(_HASHED.values()) if len(fields) > at]),
+        np.array([ATTRIBUTE_FIELDS.index(fields[at]) for fields in _HASHED.values() if len(fields) > at]),
     )
-    for at in range(max(map(len, ATTRIBUTES.values())))
+    for at in range(max(map(len, _HASHED.values())))
 ]
 
 
 def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
-    """Stable hash of every attribute of every action, uint64 [N, attributes]."""
+    """Stable hash of the first HASHED attributes of every action, uint64 [N, HASHED]."""
     columns = np.empty((len(batch), len(ATTRIBUTE_FIELDS)), np.uint64)
     for place, field in enumerate(ATTRIBUTE_FIELDS):
         columns[:, place] = encoder.interners[field].hashes()[batch.codes[field]]

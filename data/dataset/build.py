@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES, attribute_hash
+from data.actions.attributes import ATTRIBUTES, HASHED, attribute_hash
 from data.actions.breadth import NOT_MANY, SPANS, ReadTracker
 from data.actions.encoder import ActionSettings
 from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes
@@ -410,7 +410,7 @@ _RAW: Mapping[str, tuple[type[np.generic], int]] = {
     "arrival": (np.int64, 1),
     "sensitivity": (np.int8, 1),
     "tokens": (np.int16, len(FIELDS)),
-    "attributes": (np.uint64, len(ATTRIBUTES)),
+    "attributes": (np.uint64, HASHED),
 }
 
 

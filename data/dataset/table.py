@@ -13,10 +13,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES
+from data.actions.attributes import HASHED
 from data.actions.encoder import ActionSettings
 from data.actions.fields import FIELDS, stable_hash
 from data.actions.vocabulary import Vocabulary
+from data.arrays import runs
 from data.errors import KubehabitError
 from data.principals.peer_groups import PrincipalTable
 
@@ -34,7 +35,7 @@ def dataset_features() -> dict[str, Any]:
             **{name: Value("int64") for name in ("time", "arrival")},
             "sensitivity": Value("int8"),
             "tokens": List(Value("int16"), length=len(FIELDS)),
-            "attributes": List(Value("uint64"), length=len(ATTRIBUTES)),
+            "attributes": List(Value("uint64"), length=HASHED),
         }
     )
     return {"actions": actions, "train": window, "calibration": window}
@@ -132,6 +133,18 @@ class ActionTable:
     principals: PrincipalTable
 
     @property
+    def pauses(self) -> npt.NDArray[np.int64]:
+        """Microseconds since the previous action of the principal of each row, 0 for its first, int64 [N]."""
+        pauses = np.diff(self.time, prepend=self.time[:1])
+        pauses[runs(self.name)[0]] = 0
+        return np.maximum(pauses, 0)
+
+    @property
+    def width(self) -> int:
+        """How many of ATTRIBUTES are news in this log, the first so many."""
+        return HASHED + self.vocabulary.uses_hour
+
+    @property
     def name_hashes(self) -> npt.NDArray[np.uint64]:
         """Stable hash of each row's principal name, uint64 [N]."""
         unique, inverse = np.unique(self.name.astype(str), return_inverse=True)
@@ -176,7 +189,7 @@ def load(path: Path) -> ActionTable:
 
     return ActionTable(
         tokens=matrix("tokens", len(FIELDS)),
-        attributes=matrix("attributes", len(ATTRIBUTES)),
+        attributes=matrix("attributes", HASHED),
         **{name: column(name) for name in ("principal", "group", "time", "arrival", "sensitivity")},
         name=np.array(schema["names"], object)[who],
         kind=np.array(schema["kinds"], object)[who],

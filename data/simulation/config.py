@@ -60,6 +60,7 @@ class PeopleSettings:
     moves: float = 0.1
     mistakes: float = 0.02
     incidents_a_week: float = 2.0
+    night_pages_a_week: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from itertools import accumulate
+from itertools import accumulate, count
 
 from data.simulation.cluster import HELM, NEWER, ApiClient, SimulatedPerson, home_address, office_address
 from data.simulation.config import DAY, SECOND
@@ -276,12 +276,31 @@ def incidents(world: World) -> Process:
     while rate and crew and world.settings.people.calendar == "office":
         yield int(world.random.expovariate(rate / 7) * DAY) + SECOND
         week = world.kernel.now // (7 * DAY)
-        person = crew[week % len(crew)]
-        client = client_of(world, person)
-        app = world.random.choice(world.cast.production)
-        for name in _INCIDENT:
-            yield from command(world, person, name, app.namespace, client)
-            yield int(world.settings.people.think_median * world.random.lognormvariate(0, 0.8) * SECOND)
+        yield from _handle(world, crew[week % len(crew)])
+
+
+def _handle(world: World, person: SimulatedPerson) -> Process:
+    """One incident in production."""
+    client = client_of(world, person)
+    app = world.random.choice(world.cast.production)
+    for name in _INCIDENT:
+        yield from command(world, person, name, app.namespace, client)
+        yield int(world.settings.people.think_median * world.random.lognormvariate(0, 0.8) * SECOND)
+
+
+def night_pages(world: World, person: SimulatedPerson) -> Process:
+    """Nights on which a pager wakes one person of the rota, between midnight and six, UTC; the same commands as by day."""
+    settings, random = world.settings.people, world.random
+    first = world.kernel.now // DAY
+    for day in count(first):
+        night = day * DAY + random.randrange(DAY // 4)
+        yield max(1, night - world.kernel.now)
+        if (
+            not person.first <= day - first <= person.last
+            or random.random() >= settings.night_pages_a_week / 7
+        ):
+            continue
+        yield from _handle(world, person)
 
 
 def changes(world: World, days: float) -> Process:
@@ -316,4 +335,8 @@ def start_people(world: World, days: float) -> None:
             person.last = int(days * (0.3 + 0.7 * random.random()))
         world.kernel.spawn(work(world, person), 1 + random.randrange(SECOND))
     world.kernel.spawn(incidents(world), SECOND)
+    if settings.night_pages_a_week and settings.calendar == "office":
+        for person in world.cast.people:
+            if person.on_call:
+                world.kernel.spawn(night_pages(world, person), SECOND)
     world.kernel.spawn(changes(world, days), SECOND)

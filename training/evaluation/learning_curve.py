@@ -51,7 +51,7 @@ def relearned(
     found = calibrate(short, OnnxModel(str(bundle.model_path)), bundle.window, config)
     return replace(
         bundle,
-        meta=bundle.meta | {"attributes": list(ATTRIBUTES)},
+        meta=bundle.meta | {"attributes": list(ATTRIBUTES)[: table.width]},
         calibration=found.calibration,
         habits=found.habits,
         warmup=warmup_of(short, bundle.window),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from data.actions.attributes import HOURS
 from data.errors import KubehabitError
 from serving.alerts.explain.phrases import (
     REFUSED,
@@ -60,6 +61,7 @@ _ATTRIBUTES = (
     *(
         "burst",
         "spread",
+        HOURS,
         "images",
         "image_of",
         "traits",
@@ -72,7 +74,7 @@ _ATTRIBUTES = (
     ),
 )
 _ORDER = {name: index for index, name in enumerate(_ATTRIBUTES)}
-_DETAILS = frozenset(("object", "uri", "code", "binding", "image_of"))
+_DETAILS = frozenset(("object", "uri", "code", "binding", "image_of", HOURS))
 _FIRST, _BEFORE_DETAILS = 0, 5
 _PROGRAMS = ("serviceaccount", "controller", "node", "component")
 _HARM = ("routine", "of little use to an attacker", "of use to an attacker", "what an attacker wants most")
@@ -240,6 +242,9 @@ class Explainer(Phrases):
             return f"{it} was never seen before"
         never, _ = self.novelty_words(main, phrase)
         earlier = count_of(main.actions_before, "earlier action", "earlier actions")
+        if main.attribute == HOURS:
+            days = count_of(main.actions_before, "earlier day", "earlier days")
+            return f"{it} was hardly ever {never} before (on none or one of {days})"
         if main.times_before:
             times = count_of(main.times_before, "time", "times")
             return f"{it} has {never} only {times} before (in {earlier})"

@@ -10,6 +10,7 @@ from string import Template
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.actions.attributes import HOURS
 from data.actions.breadth import SPANS
 from serving.schemas import Action, EventSummary, Novelty, ObjectReference, clean
 
@@ -332,6 +333,9 @@ class Phrases:
             value = value.partition(" ")[2] or value
         if novelty.attribute in SPANS:  # "<verb> <resource> <count> or more"
             value = value.split(" ", 2)[-1]
+        if novelty.attribute == HOURS:  # "weekday 03"
+            kind, _, hour = value.partition(" ")
+            value = f"{hour}:00 UTC on {kind}s"
         if novelty.attribute in ("impersonates", "impersonation"):
             value = self.acted_as(value)
         values = {

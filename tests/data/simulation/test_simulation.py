@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -247,6 +248,24 @@ def test_people_sleep_and_rest(week: Path) -> None:
                 hours["weekend" if when.weekday() >= 5 else "day" if 7 <= when.hour < 20 else "night"] += 1
     assert hours["day"] > 5 * hours["night"]
     assert hours["day"] > 10 * hours["weekend"]
+
+
+def test_a_pager_wakes_the_rota_alone(tmp_path: Path) -> None:
+    settings = load_settings(profile="weeks")
+    pages = replace(settings, people=replace(settings.people, night_pages_a_week=7.0))
+    nights: dict[str, set[str]] = {}
+    simulate(tmp_path, 30, 4, 5, attacks="none", settings=pages)
+    rota = set()
+    for event in (event for name in FILES[:2] for event in events_of(tmp_path / name)):
+        if any("sre" in group for group in event.user.groups):
+            rota.add(event.user.username)
+        if identify(event.user.username, event.user.groups).kind == "human":
+            day, hour = event.requestReceivedTimestamp[:10], int(event.requestReceivedTimestamp[11:13])
+            if hour < 6:
+                nights.setdefault(event.user.username, set()).add(day)
+    assert rota
+    assert nights.keys() == rota
+    assert all(len(days) == 4 for days in nights.values())
 
 
 def test_machines_never_sleep(week: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.actions.attributes import ATTRIBUTES
+from data.actions.attributes import ATTRIBUTES, HOURS
 from data.errors import KubehabitError
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import ActionPhrase
@@ -106,6 +106,17 @@ def test_a_harvest_is_said_once_in_its_shortest_time(explainer: Explainer) -> No
     assert "ten minutes" not in text
     # One object more is nothing to speak of.
     assert "different" not in sentence(explainer, novelty("burst", "get pods/log -"), **given)
+
+
+def test_a_strange_hour_is_said_in_days_and_after_what_was_done(explainer: Explainer) -> None:
+    hour = novelty("hours", "weekday 03", actions_before=14, peers=9, anyone_with=0)
+    who = {"principal": "dev-1@example.com", "kind": "human"}
+    assert sentence(explainer, hour, **who).endswith(
+        ": this person was hardly ever active around 03:00 UTC on weekdays before (on none or one of 14 earlier days)."
+    )
+    more = sentence(explainer, hour, novelty("verb_resource_namespace"), **who)
+    assert "has never done that before (0 of 1,197 earlier actions)" in more
+    assert more.endswith(". New as well: activity around 03:00 UTC on weekdays.")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +262,8 @@ def test_every_attribute_of_the_detector_has_words(explainer: Explainer) -> None
     assert set(ATTRIBUTES) <= set(explainer.lexicon.novelties)
     for attribute in ATTRIBUTES:
         text = sentence(explainer, novelty(attribute, "secrets thing"))
-        assert "before (0 of 1,197 earlier actions)" in text, attribute
+        counted = "none or one of 1,197 earlier days" if attribute == HOURS else "0 of 1,197 earlier actions"
+        assert f"before (on {counted})" in text or f"before ({counted})" in text, attribute
         assert "$" not in text
 
 
