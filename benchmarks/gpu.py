@@ -55,6 +55,17 @@ def peak(device: str, kind: torch.dtype) -> float:
     return 2 * side**3 / best
 
 
+def computes(device: str, kind: torch.dtype) -> bool:
+    """Whether LSTMs of a type can be trained on a device: a processor without AVX-512 has none of bfloat16."""
+    network = torch.nn.LSTM(8, 8).to(device)
+    try:
+        with torch.autocast(device, kind, enabled=kind is not torch.float32):
+            network(torch.zeros(2, 1, 8, device=device))
+    except RuntimeError:
+        return False
+    return True
+
+
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -120,17 +131,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     rows = [Row("cuDNN", torch.backends.cudnn.version() or 0, "version")]
     runs = {}
-    for precision, kind in PRECISIONS.items():
+    possible = {precision: kind for precision, kind in PRECISIONS.items() if computes(device, kind)}
+    for precision, kind in possible.items():
         runs[precision] = trained(
             known.dataset,
             precision,
             device=known.device,
             steps=known.steps,
             batch=known.batch,
-            seconds=known.limit / len(PRECISIONS),
+            seconds=known.limit / len(possible),
             options=options,
         )
         rows += rows_of(precision, runs[precision], peak(device, kind))
+    if len(possible) < len(PRECISIONS):
+        missing = ", ".join(PRECISIONS.keys() - possible.keys())
+        print(f"This device cannot train with {missing}: nothing is compared.", file=sys.stderr)
+        report("gpu", rows)
+        return 0
     exact, half = runs.values()
     apart = 100 * abs(half.loss / exact.loss - 1)
     rows.append(at_most("difference of the held-back losses", apart, "%", _SAME))
