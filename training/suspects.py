@@ -27,6 +27,8 @@ from detection.reconstruction import Nll
 _WINDOW = INCIDENT_SECONDS * 1_000_000
 #: Share of the log that is one occasion, and its least and most length in microseconds: ten minutes and a day.
 _SHARE, _LEAST, _MOST = 1 / 14, _WINDOW, 86_400_000_000
+#: Times that a log is judged, each without what was suspect the time before.
+_PASSES = 4
 #: Principals that are named to a person.
 _NAMED = 5
 #: Characters of each name that are shown.
@@ -77,8 +79,11 @@ def occasion(time: Ints) -> int:
     return int(np.clip((int(time.max()) - int(time.min())) * _SHARE, _LEAST, _MOST))
 
 
-def elsewhere(table: ActionTable, away: int) -> tuple[Ints, PriorCounts]:
+def elsewhere(table: ActionTable, away: int, kept: Flags) -> tuple[Ints, PriorCounts]:
     """What the rest of a log knows of each action: further than `away` microseconds from it, or by other principals.
+
+    Args:
+        kept: bool [N], rows that the rest consists of.
 
     Returns:
         Rows of the actions in which something is new to their principal, in the order of the log, and the counts of these;
@@ -87,31 +92,34 @@ def elsewhere(table: ActionTable, away: int) -> tuple[Ints, PriorCounts]:
     names, groups = table.name_hashes, table.group_hashes
     own = np.empty(table.attributes.shape, np.int32)
     for column, what in enumerate(table.attributes.T):
-        own[:, column] = _others_in_time(mix(names, what), table.time, away)
+        own[:, column] = _others_in_time(mix(names, what), table.time, away, kept)
     rows = np.flatnonzero((own == 0).any(axis=1))
     rows = rows[np.argsort(table.arrival[rows], kind="stable")]
     known = own[rows].astype(np.int64)
     peers, anyone = np.zeros_like(known), np.zeros_like(known)
     for column, what in enumerate(table.attributes.T):
+        mine, theirs = mix(names, what), mix(groups, what)
         # One row for each principal that ever did it.
-        once = np.unique(mix(names, what), return_index=True)[1]
+        did, once = np.unique(mine[kept], return_index=True)
         new = np.flatnonzero(known[:, column] == 0)
-        at, theirs = rows[new], mix(groups, what)
-        peers[new, column] = _counts_of(theirs[once], theirs[at]) - 1
-        anyone[new, column] = _counts_of(what[once], what[at]) - 1
-    return rows, PriorCounts(known, peers, anyone, _others_in_time(names, table.time, away)[rows])
+        at = rows[new]
+        itself = _counts_of(did, mine[at])
+        peers[new, column] = _counts_of(theirs[kept][once], theirs[at]) - itself
+        anyone[new, column] = _counts_of(what[kept][once], what[at]) - itself
+    everything = np.ones(len(names), bool)
+    return rows, PriorCounts(known, peers, anyone, _others_in_time(names, table.time, away, everything)[rows])
 
 
-def _others_in_time(key: Hashes, time: Ints, away: int) -> Ints:
-    """For each row, rows of the same key that are further away in time, int64 [N]."""
+def _others_in_time(key: Hashes, time: Ints, away: int, kept: Flags) -> Ints:
+    """For each row, kept rows of the same key that are further away in time, int64 [N]."""
     number = np.unique(key, return_inverse=True)[1].astype(np.int64)
-    first = np.concatenate([[0], np.cumsum(np.bincount(number))])
+    total = np.bincount(number[kept], minlength=int(number.max()) + 1)
     # Keys lie further apart than any two times, so that one sorted array holds them all; milliseconds, lest it overflow.
     since, away = (time - int(time.min())) // 1000, away // 1000
     at = number * (int(since.max()) + 2 * away + 2) + since
-    ordered = np.sort(at)
+    ordered = np.sort(at[kept])
     near = np.searchsorted(ordered, at + away, "right") - np.searchsorted(ordered, at - away, "left")
-    return np.asarray(first[number + 1] - first[number] - near, np.int64)
+    return np.asarray(total[number] - near, np.int64)
 
 
 def _counts_of(keys: Hashes, wanted: Hashes) -> Ints:
@@ -136,7 +144,24 @@ def find_suspects(
         errors: NLL of the actions in the given rows of the table, float32 [n, F].
         members: int64 [N], principals of the peer group of each action.
     """
-    rows, known = elsewhere(table, occasion(table.time))
+    away, kept = occasion(table.time), np.ones(len(table.time), bool)
+    for _ in range(_PASSES):
+        found = _judged(table, calibration, errors, members, *elsewhere(table, away, kept))
+        if not kept[found.rows].any():
+            break
+        # What is suspect vouches for nothing: neither for what its principal did on another occasion, nor for others.
+        kept[found.rows] = False
+    return found
+
+
+def _judged(
+    table: ActionTable,
+    calibration: Calibration,
+    errors: Callable[[Ints], Nll],
+    members: Ints,
+    rows: Ints,
+    known: PriorCounts,
+) -> Suspects:
     features = _features(table, known, rows, members)
     # Only news can be flagged, and what follows from it is none.
     some = np.flatnonzero(features.root.any(axis=1))

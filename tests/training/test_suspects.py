@@ -101,6 +101,22 @@ def test_what_was_done_on_another_occasion_as_well_is(
     assert not set(rows.tolist()) & set(judged(log, calibration, rows).rows.tolist())
 
 
+def test_what_is_suspect_on_two_occasions_vouches_for_nothing_that_both_have(
+    table: ActionTable, calibration: Calibration, busy: Ints
+) -> None:
+    rows = busy[[len(busy) // 4, 3 * len(busy) // 4]]
+    log = with_deed(table, rows)
+    apart = log.attributes.copy()
+    apart[rows[1], :-1] += np.uint64(1)  # all but the last are of one occasion
+    log = replace(log, attributes=apart)
+    suspects = judged(log, calibration, rows)
+    assert set(rows.tolist()) <= set(suspects.rows.tolist())
+    habits = counted(log)
+    assert known(log, habits, int(rows[0]))[-1] == 2
+    suspects.leave_out(log, habits)
+    assert not known(log, habits, int(rows[0])).any()
+
+
 def test_what_the_model_rebuilds_and_could_do_no_harm_is_a_habit(
     table: ActionTable, calibration: Calibration, busy: Ints
 ) -> None:
@@ -114,9 +130,10 @@ def test_what_the_model_rebuilds_and_could_do_no_harm_is_a_habit(
 
 def test_the_rest_of_the_log_is_what_lies_further_away_or_is_done_by_others(table: ActionTable) -> None:
     away = 10 * MINUTE
-    rows, found = elsewhere(table, away)
-    assert (np.diff(table.arrival[rows]) > 0).all()
     rng = np.random.default_rng(3)
+    kept = rng.random(len(table.time)) < 0.9
+    rows, found = elsewhere(table, away, kept)
+    assert (np.diff(table.arrival[rows]) > 0).all()
     for place in rng.choice(len(rows), 25, replace=False).tolist():
         row = rows[place]
         mine = table.name == table.name[row]
@@ -124,10 +141,10 @@ def test_the_rest_of_the_log_is_what_lies_further_away_or_is_done_by_others(tabl
         assert found.actions[place] == (mine & far).sum()
         for column in (0, 4, 9):
             same = table.attributes[:, column] == table.attributes[row, column]
-            own = int((mine & far & same).sum())
+            own = int((mine & far & same & kept).sum())
             assert found.own[place, column] == own
             if not own:
-                others = same & ~mine
+                others = same & ~mine & kept
                 peers = others & (table.group_hashes == table.group_hashes[row])
                 assert found.anyone[place, column] == len(set(table.name[others]))
                 assert found.peers[place, column] == len(set(table.name[peers]))
