@@ -171,8 +171,8 @@ def test_its_user_can_write_nothing_but_its_volume(image: Image, tmp_path: Path)
     assert image.config["User"] == f"{USER}:{USER}"
     script = "id -u; touch /opt/kubehabit/x /etc/x /x; touch /var/lib/kubehabit/x && echo kept"
     status, output = ran(image, tmp_path, "sh", "-c", script)
-    lines = output.splitlines()
-    assert (status, lines[0], lines[-1]) == (0, str(USER), "kept")
+    assert status == 0, output
+    assert {str(USER), "kept"} <= set(output.splitlines())
     assert output.count("Read-only file system") == 3
     inside = subprocess.run(
         ["find", str(image.root), "-xdev", "-perm", "/6000", "-path", "*kubehabit*"],
