@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTE_FIELDS, ATTRIBUTES, HASHED, attribute_hashes
+from data.actions.attributes import ATTRIBUTE_FIELDS, ATTRIBUTES, HASHED, HOURS, attribute_hashes
 from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import FIELDS, stable_hash
 from data.actions.sensitivity import Sensitivity
@@ -504,7 +504,7 @@ class Detector:
                 attribute=name,
                 value=" ".join(values[part] for part in parts),
                 times_before=int(known.own[row, index]),
-                actions_before=days if name == "hours" else int(known.actions[row]),
+                actions_before=days if name == HOURS else int(known.actions[row]),
                 peers_with=int(known.peers[row, index]),
                 peers=max(members - is_member, 0),
                 anyone_with=int(known.anyone[row, index]),

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import attribute_hash
-from data.actions.fields import stable_hash
+from data.actions.attributes import HOURS, attribute_hash
+from data.actions.fields import hour_of_week, stable_hash
 from data.actions.recent_hashes import Hashes
 from detection.novelty import MATURE, HabitTable, PriorCounts
 
@@ -36,7 +36,7 @@ ENOUGH_DAYS = 5
 _KINDS = ("weekday", "weekend")
 #: Attribute hash of each quarter of a day, of both kinds of day: nights that were flagged or judged are known by it.
 _QUARTERS = np.array(
-    [attribute_hash("hours", (f"{kind} {6 * part:02d}",)) for kind in _KINDS for part in range(4)], np.uint64
+    [attribute_hash(HOURS, (f"{kind} {6 * part:02d}",)) for kind in _KINDS for part in range(4)], np.uint64
 )
 #: What is counted: days of each hour, then days at all.
 _COUNTED = np.array(
@@ -57,15 +57,9 @@ def _window(slot: int) -> list[int]:
 _WINDOWS = np.array([_window(slot) for slot in range(48)])
 
 
-def slots(time: Ints) -> Ints:
-    """Hour of the week of times in microseconds since 1970 UTC: 0 to 23 on weekdays, 24 to 47 on weekends."""
-    hours = time // _HOUR
-    return np.asarray(hours % 24 + 24 * (((hours // 24 + 3) % 7) >= 5), np.int64)
-
-
 def hour_hashes(time: Ints) -> Hashes:
     """Value of the attribute `hours`, its quarter of the day, as a stable hash, uint64 [N]."""
-    return _QUARTERS[slots(time) // 6]
+    return _QUARTERS[hour_of_week(time) // 6]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +108,7 @@ def observe_week(
         return week, lambda: None
     who, whose = np.unique(principal[rows], return_inverse=True)
     now, before = time[rows], time[rows] - pauses[rows]
-    slot, left = slots(now), slots(before)
+    slot, left = hour_of_week(now), hour_of_week(before)
     held = habits.own_counts(who, _LOOKED_UP)
     hour_over, day_over = now // _HOUR != before // _HOUR, now // _DAY != before // _DAY
     around, seen = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES, HASHED
+from data.actions.attributes import ATTRIBUTES, HASHED, HOURS
 from detection.novelty import most_decades
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ _CLASS_OF_KIND = {
 _INDEX_OF_KIND = {kind: CLASSES.index(name) for kind, name in _CLASS_OF_KIND.items()}
 
 #: Attributes of the session rather than of the action. What is new in both is rarer than what is new in either.
-SESSION = ("client", "place", "hours")
+SESSION = ("client", "place", HOURS)
 _OF_SESSION = np.isin(list(ATTRIBUTES), SESSION)
 
 _HOURS = HASHED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import islice
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from data.actions.recent_hashes import Hashes
 
 #: The attribute that says whether the hour is strange to the principal (`detection.own_week`).
 HOURS = "hours"
-#: Attribute -> the fields that make it.
-ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+#: Those that are hashed for each action by itself -> the fields that make them.
+HASHED_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "verb_resource": ("verb", "resource"),
     "namespace": ("namespace",),
     "resource_namespace": ("resource", "namespace"),
@@ -32,11 +31,12 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "impersonates": ("impersonates",),
     "uri": ("resource", "uri"),
     **{span: ("verb", "resource", span) for span in SPANS},
-    HOURS: ("hour",),
 }
-#: How many of them are hashed for each action by itself. Whether an hour is strange is said by the principal's own week
-#: (`detection.own_week`), in bundles of a log that spans one.
-HASHED = len(ATTRIBUTES) - 1
+#: How many these are.
+HASHED = len(HASHED_ATTRIBUTES)
+#: Attribute -> the fields that make it. Whether an hour is strange is said by the principal's own week (`detection.own_week`), in
+#: bundles of a log that spans one.
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {**HASHED_ATTRIBUTES, HOURS: ("hour",)}
 #: Fields that attributes are made of: those of the model, and how many objects were read, which it does not see.
 ATTRIBUTE_FIELDS = (*STATIC_FIELDS, *SPANS)
 
@@ -53,15 +53,16 @@ def mix(left: Hashes | np.uint64, right: Hashes | np.uint64) -> Hashes:
     return mixed ^ (mixed >> _SHIFT_A)
 
 
-_HASHED = dict(islice(ATTRIBUTES.items(), HASHED))
-_SEEDS = np.array([stable_hash(f"attribute:{name}") for name in _HASHED], np.uint64)
+_SEEDS = np.array([stable_hash(f"attribute:{name}") for name in HASHED_ATTRIBUTES], np.uint64)
 #: For each place in an attribute: which attributes have a field there, and which field that is.
 _FIELDS_AT = [
     (
-        np.array([index for index, fields in enumerate(_HASHED.values()) if len(fields) > at]),
-        np.array([ATTRIBUTE_FIELDS.index(fields[at]) for fields in _HASHED.values() if len(fields) > at]),
+        np.array([index for index, fields in enumerate(HASHED_ATTRIBUTES.values()) if len(fields) > at]),
+        np.array(
+            [ATTRIBUTE_FIELDS.index(fields[at]) for fields in HASHED_ATTRIBUTES.values() if len(fields) > at]
+        ),
     )
-    for at in range(max(map(len, _HASHED.values())))
+    for at in range(max(map(len, HASHED_ATTRIBUTES.values())))
 ]
 
 

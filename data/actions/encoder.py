@@ -25,6 +25,7 @@ from data.actions.fields import (
     STATIC_FIELDS,
     binding_of,
     code_class,
+    hour_of_week,
     non_resource_path,
     resource_name,
     stable_hash,
@@ -572,9 +573,7 @@ class ActionEncoder:
 
     def _hours(self, time: npt.NDArray[np.int64]) -> Codes:
         """Codes of `weekday 09` / `weekend 23`, UTC."""
-        hours = time // 3_600_000_000
-        weekend = ((hours // 24 + 3) % 7) >= 5
-        slots = (hours % 24 + 24 * weekend).astype(np.int64)
+        slots = hour_of_week(time)
         intern = self.interners["hour"]
         table = np.zeros(48, np.int32)
         for slot in np.bincount(slots, minlength=48).nonzero()[0].tolist():

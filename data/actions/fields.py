@@ -49,6 +49,12 @@ def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.where(gaps < 0, 0, 1 + np.searchsorted(_GAP_EDGES, gaps, side="right"))
 
 
+def hour_of_week(time: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Hour, UTC, of times in microseconds since 1970: 0 to 23 on weekdays, 24 to 47 on weekends."""
+    hours = time // 3_600_000_000
+    return np.asarray(hours % 24 + 24 * (((hours // 24 + 3) % 7) >= 5), np.int64)
+
+
 def code_class(code: int) -> str:
     """Answer class: success is one class, refusals and failures keep their number."""
     if 100 <= code < 400:

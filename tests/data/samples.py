@@ -1,6 +1,7 @@
 """Audit events for tests, as the API server writes them."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 
@@ -29,3 +30,17 @@ def event(**changes: Any) -> bytes:
         "annotations": {"authorization.k8s.io/decision": "allow", "authorization.k8s.io/reason": ""},
     }
     return json.dumps(base | changes).encode()
+
+
+def listing(when: datetime, user: str, number: int = 0) -> bytes:
+    """A request that a person makes every day, as a JSON line; `when` is in UTC, and `number` tells those of one time apart."""
+    time = when.isoformat(timespec="microseconds") + "Z"
+    return event(
+        auditID=f"{user}-{time}-{number}",
+        verb="list",
+        requestURI="/api/v1/namespaces/web/pods",
+        user={"username": user, "groups": ["dev:web", "system:authenticated"]},
+        objectRef={"resource": "pods", "namespace": "web", "apiVersion": "v1"},
+        requestReceivedTimestamp=time,
+        stageTimestamp=time,
+    )

@@ -20,6 +20,7 @@ from detection.detector import Detector
 from detection.novelty import HabitTable
 from detection.own_week import ENOUGH_DAYS, Week, hour_hashes, observe_week
 from detection.rarity import CLASSES, OwnRates, Rarity, hours_by_class
+from tests.data import samples
 
 MONDAY = datetime(2026, 11, 2, tzinfo=UTC)
 OFFICE = [(day, hour) for day in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11) for hour in (9, 10, 11, 14, 16)]
@@ -179,26 +180,8 @@ def weekly(tiny_bundle: Path) -> Bundle:
 
 
 def listing(when: int, number: int = 0) -> bytes:
-    """A request that a person makes every day."""
-    time = (datetime(1970, 1, 1) + timedelta(microseconds=when)).isoformat(timespec="microseconds") + "Z"
-    return json.dumps(
-        {
-            "kind": "Event",
-            "apiVersion": "audit.k8s.io/v1",
-            "level": "Metadata",
-            "verb": "list",
-            "auditID": f"{when}-{number}",
-            "stage": "ResponseComplete",
-            "requestURI": "/api/v1/namespaces/web/pods",
-            "user": {"username": WHO, "groups": ["dev:web", "system:authenticated"]},
-            "sourceIPs": ["203.0.113.7"],
-            "userAgent": "kubectl/v1.29.3 (linux/amd64) kubernetes/6813625",
-            "objectRef": {"resource": "pods", "namespace": "web", "apiVersion": "v1"},
-            "responseStatus": {"code": 200},
-            "requestReceivedTimestamp": time,
-            "stageTimestamp": time,
-        }
-    ).encode()
+    """A request of WHO at a time in microseconds."""
+    return samples.listing(datetime(1970, 1, 1) + timedelta(microseconds=when), WHO, number)
 
 
 def events_at(when: np.ndarray) -> list[AuditEvent]:

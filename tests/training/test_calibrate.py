@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,34 +12,13 @@ from data.actions.attributes import HASHED
 from data.actions.encoder import ActionSettings
 from data.dataset.build import build
 from data.dataset.table import ActionTable, load
+from tests.data.samples import listing
 from training import calibrate
 from training.calibrate import HeldBack
 
 MONDAY = datetime(2026, 11, 2)
 #: Hours worked by day, and then a night after the two weeks.
 DAYS = [(day, hour) for day in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11) for hour in (9, 10, 11, 14, 16)]
-
-
-def listing(when: datetime, user: str) -> bytes:
-    time = when.isoformat(timespec="microseconds") + "Z"
-    return json.dumps(
-        {
-            "kind": "Event",
-            "apiVersion": "audit.k8s.io/v1",
-            "level": "Metadata",
-            "verb": "list",
-            "auditID": f"{user}-{time}",
-            "stage": "ResponseComplete",
-            "requestURI": "/api/v1/namespaces/web/pods",
-            "user": {"username": user, "groups": ["dev:web", "system:authenticated"]},
-            "sourceIPs": ["203.0.113.7"],
-            "userAgent": "kubectl/v1.29.3 (linux/amd64) kubernetes/6813625",
-            "objectRef": {"resource": "pods", "namespace": "web", "apiVersion": "v1"},
-            "responseStatus": {"code": 200},
-            "requestReceivedTimestamp": time,
-            "stageTimestamp": time,
-        }
-    ).encode()
 
 
 def table_of(folder: Path, hours: list[tuple[int, int]]) -> ActionTable:

@@ -204,7 +204,6 @@ def ablate(
     Returns:
         MLflow run that holds the table and the plot.
     """
-
     quieten_lightning()
     chosen = variants.chosen(only)
     cli = parse(config, where.data, list(options))
